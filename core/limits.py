@@ -1,0 +1,363 @@
+"""From rows to limits: which bounds hold for a device, and how much power they leave for a step.
+
+`tightest` folds device_configurations, every safety_constraints row in force and the chemistry's cell
+window into one PackLimits. `power_bounds` turns those limits and a measured or predicted condition into the
+power that a step may use; optimizer, dispatcher, device and environment all call it (or its compiled kernel
+`power_bounds_kernel`). Not here: the database rows' reading (stores.postgres), physics (core.battery).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from enum import IntEnum
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from core.devices import Chemistry, DeviceConfig
+from core.errors import InputError
+
+FloatArray = NDArray[np.float64]
+
+CELL_WINDOW_V: Mapping[Chemistry, tuple[float, float]] = {
+    Chemistry.LFP: (2.0, 3.65),
+    Chemistry.NMC: (2.5, 4.2),
+    Chemistry.LCO: (2.7, 4.2),
+    Chemistry.NCA: (2.5, 4.2),
+}
+"""Cell voltage window of each chemistry (cell data sheets: A123 ANR26650, LG INR21700-M50, Sony US18650, Panasonic
+NCR18650B). The contract's column default of 4.2 V would overcharge an LFP cell, so the window is intersected."""
+
+THERMAL_TAPER_K = 5.0
+"""Power falls linearly to zero over the last 5 K before a temperature limit."""
+SOC_TAPER_PCT = 3.0
+"""Power falls linearly over the last 3 % before an SoC limit ..."""
+SOC_TAPER_FLOOR = 0.25
+"""... to a quarter, so that the limit itself is reached in finite time."""
+SPREAD_TAPER_SHARE = 0.2
+"""Power falls linearly over the last fifth before max_temperature_delta."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintRow:
+    """One row of `safety_constraints`; None where the column is NULL."""
+
+    row_id: str
+    device_id: str
+    max_cell_voltage_v: float | None = 4.2
+    min_cell_voltage_v: float | None = 2.5
+    max_pack_voltage_v: float | None = None
+    min_pack_voltage_v: float | None = None
+    max_charge_current_a: float | None = 50.0
+    max_discharge_current_a: float | None = 100.0
+    max_cell_temperature_c: float | None = 60.0
+    min_cell_temperature_c: float | None = -20.0
+    max_temperature_delta_k: float | None = 10.0
+    max_soc_pct: float | None = 95.0
+    min_soc_pct: float | None = 5.0
+    max_charge_power_w: float | None = None
+    max_discharge_power_w: float | None = None
+    max_cycle_depth_pct: float | None = 80.0
+    max_c_rate_per_h: float | None = 1.0
+    active: bool | None = True
+    effective_from: datetime | None = None
+    effective_until: datetime | None = None
+
+    def in_force(self, at: datetime) -> bool:
+        """Active and `at` in [effective_from, effective_until); NULL bounds are open."""
+        return (
+            bool(self.active)
+            and (self.effective_from is None or self.effective_from <= at)
+            and (self.effective_until is None or at < self.effective_until)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackLimits:
+    """The tightest bound of everything in force, at pack level. `origins` names who set each."""
+
+    device_id: str
+    charge_power_w: float
+    discharge_power_w: float
+    charge_current_a: float
+    discharge_current_a: float
+    voltage_min_v: float
+    voltage_max_v: float
+    cell_voltage_min_v: float
+    cell_voltage_max_v: float
+    temperature_min_c: float
+    temperature_max_c: float
+    temperature_delta_k: float
+    soc_min_pct: float
+    soc_max_pct: float
+    cycle_depth_pct: float
+    c_rate_per_h: float
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def vector(self) -> FloatArray:
+        """The numbers in the order of the fields, for the compiled kernel; shape (15,)."""
+        return np.array([getattr(self, f.name) for f in fields(self)[1:-1]], dtype=np.float64)
+
+
+_UPPER: tuple[tuple[str, str], ...] = (
+    ("charge_power_w", "max_charge_power_w"),
+    ("discharge_power_w", "max_discharge_power_w"),
+    ("charge_current_a", "max_charge_current_a"),
+    ("discharge_current_a", "max_discharge_current_a"),
+    ("cell_voltage_max_v", "max_cell_voltage_v"),
+    ("voltage_max_v", "max_pack_voltage_v"),
+    ("temperature_max_c", "max_cell_temperature_c"),
+    ("temperature_delta_k", "max_temperature_delta_k"),
+    ("soc_max_pct", "max_soc_pct"),
+    ("cycle_depth_pct", "max_cycle_depth_pct"),
+    ("c_rate_per_h", "max_c_rate_per_h"),
+)
+_LOWER: tuple[tuple[str, str], ...] = (
+    ("cell_voltage_min_v", "min_cell_voltage_v"),
+    ("voltage_min_v", "min_pack_voltage_v"),
+    ("temperature_min_c", "min_cell_temperature_c"),
+    ("soc_min_pct", "min_soc_pct"),
+)
+_PAIRS: tuple[tuple[str, str], ...] = (
+    ("cell_voltage_min_v", "cell_voltage_max_v"),
+    ("voltage_min_v", "voltage_max_v"),
+    ("temperature_min_c", "temperature_max_c"),
+    ("soc_min_pct", "soc_max_pct"),
+)
+_POSITIVE = ("temperature_delta_k", "cycle_depth_pct")
+_NOT_NEGATIVE = ("charge_power_w", "discharge_power_w", "charge_current_a", "discharge_current_a", "c_rate_per_h")
+
+
+def tightest(config: DeviceConfig, rows: Sequence[ConstraintRow], at: datetime) -> PackLimits:
+    """The intersection of every bound that holds for a device at time `at`.
+
+    Raises InputError when no row is in force (a pack without limits is not commanded) or when the rows contradict each
+    other; the message names the rows.
+    """
+    in_force = [row for row in rows if row.device_id == config.device_id and row.in_force(at)]
+    source = f"safety_constraints of {config.device_id}"
+    if not in_force:
+        raise InputError(
+            source=source,
+            field="rows",
+            value=f"{len(rows)} rows, none in force",
+            expected=f"one in force at {at:%FT%TZ}",
+        )
+    low_v, high_v = CELL_WINDOW_V[config.chemistry]
+    value: dict[str, float] = {
+        "charge_power_w": config.max_charge_power_w,
+        "discharge_power_w": config.max_discharge_power_w,
+        "cell_voltage_min_v": low_v,
+        "cell_voltage_max_v": high_v,
+        "soc_min_pct": 0.0,
+        "soc_max_pct": 100.0,
+    }
+    chemistry = f"{config.chemistry.value} cell window"
+    origin = {
+        "charge_power_w": "device_configurations",
+        "discharge_power_w": "device_configurations",
+        "cell_voltage_min_v": chemistry,
+        "cell_voltage_max_v": chemistry,
+    }
+    for names, better, worst in ((_UPPER, _less, math.inf), (_LOWER, _more, -math.inf)):
+        for name, column in names:
+            value.setdefault(name, worst)
+            for row in in_force:
+                bound = getattr(row, column)
+                if bound is None:
+                    continue
+                if not math.isfinite(bound):
+                    raise InputError(source=source, field=column, value=bound, expected=f"a number in row {row.row_id}")
+                if better(bound, value[name]):
+                    value[name], origin[name] = bound, row.row_id
+    for side, cell, better in (
+        ("voltage_min_v", "cell_voltage_min_v", _more),
+        ("voltage_max_v", "cell_voltage_max_v", _less),
+    ):
+        from_cells = value[cell] * config.series_cells
+        if better(from_cells, value[side]):
+            value[side], origin[side] = from_cells, origin.get(cell, chemistry)
+    for low, high in _PAIRS:
+        if not value[low] < value[high]:
+            raise InputError(
+                source=source,
+                field=f"{low} and {high}",
+                value=f"{value[low]:g} ({origin.get(low)}) and {value[high]:g} ({origin.get(high)})",
+                expected="a range that is not empty",
+            )
+    for name in _POSITIVE + _NOT_NEGATIVE:
+        if value[name] < 0 or (name in _POSITIVE and value[name] == 0):
+            raise InputError(
+                source=source, field=name, value=f"{value[name]:g} ({origin.get(name)})", expected="a positive number"
+            )
+    return PackLimits(device_id=config.device_id, origins=origin, **value)
+
+
+def _less(a: float, b: float) -> bool:
+    return a < b
+
+
+def _more(a: float, b: float) -> bool:
+    return a > b
+
+
+class Bound(IntEnum):
+    """Which limit decides a power bound."""
+
+    RATED_POWER = 0
+    CURRENT = 1
+    C_RATE = 2
+    VOLTAGE = 3
+    SOC = 4
+    SOC_TAPER = 5
+    TEMPERATURE = 6
+    TEMPERATURE_SPREAD = 7
+    CYCLE_DEPTH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What a step starts from: measured at the gate and in the device, predicted in the optimizer.
+
+    Scalars, or arrays of one shape (N,) for N steps or devices.
+    """
+
+    soc_pct: float | FloatArray
+    temperature_c: float | FloatArray
+    """Hottest cell at the start of the step."""
+    temperature_coldest_c: float | FloatArray
+    temperature_free_c: float | FloatArray
+    """Temperature at the end of the step if no power flowed."""
+    heat_gain_k_per_w: float | FloatArray
+    """Rise at the end of the step per W of heat held through it."""
+    temperature_spread_k: float | FloatArray
+    """Hottest minus coldest cell."""
+    open_circuit_v: float | FloatArray
+    """Pack voltage behind the resistance, polarisation included."""
+    ocv_slope_v_per_pct: float | FloatArray
+    resistance_ohm: float | FloatArray
+    """Pack resistance, polarisation that builds up within the step included."""
+    capacity_ah: float | FloatArray
+    """Usable capacity, SoH applied."""
+    coulomb_efficiency: float | FloatArray
+    soc_low_pct: float | FloatArray
+    """Lowest and highest SoC of the cycle so far (the present SoC when a new one begins)."""
+    soc_high_pct: float | FloatArray
+
+    def matrix(self) -> FloatArray:
+        """Fields as columns; shape (N, 13)."""
+        columns = [np.atleast_1d(np.asarray(getattr(self, f.name), dtype=np.float64)) for f in fields(self)]
+        return np.ascontiguousarray(np.stack(np.broadcast_arrays(*columns), axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class PowerBounds:
+    """Power that a step may use, W >= 0 each, shape (N,), and the limit (Bound) that decides it."""
+
+    charge_w: FloatArray
+    discharge_w: FloatArray
+    charge_bound: NDArray[np.int64]
+    discharge_bound: NDArray[np.int64]
+
+
+def power_bounds(limits: PackLimits, condition: Condition, dt_s: float) -> PowerBounds:
+    """Bounds of one step (or of N steps at once) of `dt_s` seconds under constant power.
+
+    Raises InputError when a number of the condition is not finite: a NaN is never a limit.
+    """
+    matrix = condition.matrix()
+    bad = np.argwhere(~np.isfinite(matrix))
+    if len(bad):
+        name = fields(Condition)[int(bad[0][1])].name
+        raise InputError(
+            source=f"condition of {limits.device_id}",
+            field=name,
+            value=matrix[tuple(bad[0])],
+            expected="a finite number",
+        )
+    out = np.empty((len(matrix), 4))
+    power_bounds_kernel(limits.vector(), matrix, dt_s, out)
+    return PowerBounds(out[:, 0].copy(), out[:, 1].copy(), out[:, 2].astype(np.int64), out[:, 3].astype(np.int64))
+
+
+def clamp(power_w: float, limits: PackLimits, condition: Condition, dt_s: float) -> tuple[float, Bound | None]:
+    """The nearest power that the bounds allow (discharge positive), and the bound that moved it, if any."""
+    bounds = power_bounds(limits, condition, dt_s)
+    if power_w > bounds.discharge_w[0]:
+        return float(bounds.discharge_w[0]), Bound(int(bounds.discharge_bound[0]))
+    if power_w < -bounds.charge_w[0]:
+        return -float(bounds.charge_w[0]), Bound(int(bounds.charge_bound[0]))
+    return power_w, None
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    compiled: Callable[..., None] = njit(cache=True, error_model="numpy")(function)
+    return compiled
+
+
+@_compiled
+def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, out: FloatArray) -> None:
+    """Compiled form of `power_bounds`; limits (15,), condition (N, 13), out (N, 4): charge, discharge, two Bounds.
+
+    All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal power
+    is (V -+ I R) I. The voltage at the END of the step, V -+ I (R + slope dt/Q), is what is held within the limits.
+    """
+    rated_c, rated_d, current_c, current_d = limits[0], limits[1], limits[2], limits[3]
+    v_min, v_max = limits[4], limits[5]
+    t_min, t_max, t_delta = limits[8], limits[9], limits[10]
+    soc_min, soc_max, depth, c_rate = limits[11], limits[12], limits[13], limits[14]
+    dt_h = dt_s / 3600.0
+    for k in range(condition.shape[0]):
+        soc, t_hot, t_cold, t_free, gain, spread = condition[k, :6]
+        v_oc, slope, r, q_ah, eta_q, soc_low, soc_high = condition[k, 6:]
+        r = max(r, 1e-9)
+        r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
+        # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
+        i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
+        warm = min(1.0, max(0.0, (t_max - t_hot) / THERMAL_TAPER_K))
+        cold = min(1.0, max(0.0, (t_cold - t_min) / THERMAL_TAPER_K))
+        even = min(1.0, max(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
+        for side in range(2):
+            charging = side == 0
+            if charging:
+                i_rated, room, v_room = current_c, soc_max - soc, v_max - v_oc
+                depth_room, rated = soc_low + depth - soc, rated_c
+            else:
+                i_rated, room, v_room = current_d, soc - soc_min, v_oc - v_min
+                depth_room, rated = soc - (soc_high - depth), rated_d
+            ah_per_pct = q_ah / 100.0 / (eta_q if charging else 1.0)
+            current, code = i_rated, 1
+            if c_rate * q_ah < current:
+                current, code = c_rate * q_ah, 2
+            if v_room / r_end < current:
+                current, code = v_room / r_end, 3
+            if room * ah_per_pct / dt_h < current:
+                current, code = room * ah_per_pct / dt_h, 4
+            if depth_room * ah_per_pct / dt_h < current:
+                current, code = depth_room * ah_per_pct / dt_h, 8
+            if i_heat < current:
+                current, code = i_heat, 6
+            if not charging and current > 0.5 * v_oc / r:
+                current, code = 0.5 * v_oc / r, 3
+            if current > 0.0:
+                power = current * (v_oc + current * r) if charging else current * (v_oc - current * r)
+            else:
+                power = 0.0
+            if rated < power:
+                power, code = rated, 0
+            taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * min(1.0, max(0.0, room / SOC_TAPER_PCT))
+            # The tapers are shares of rated power: an already small bound is not cut twice.
+            if taper * rated < power:
+                power, code = taper * rated, 5
+            if warm * rated < power:
+                power, code = warm * rated, 6
+            if cold * rated < power:
+                power, code = cold * rated, 6
+            if even * rated < power:
+                power, code = even * rated, 7
+            out[k, side] = max(power, 0.0)
+            out[k, 2 + side] = code

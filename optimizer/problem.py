@@ -1,0 +1,220 @@
+"""The MPC's problem data: what is known about the meter and about each device, over N steps of dt_s.
+
+Here: frozen value objects and their checks. Not here: how they are derived from limits and predictions
+(optimizer.linearise), matrices (optimizer.assembly), solving.
+
+Problem, for devices i and steps k of h = dt_s / 3600 hours (prices in EUR/kWh, powers in W, energies in Wh; all terms
+of the objective in EUR, so that W and Wh enter divided by 1000):
+
+    min  sum_k h (buy_k b_k - sell_k s_k) + peak_price * peak + curtailment_cost * sum_k h u_k
+         + tracking_weight * sum_k h (b_k - s_k - target_k)^2                       [kW^2 h]
+         + sum_i { sum_k h wear (c+d) + h wear_quadratic (c^2+d^2) + h soc_stress (e/E - centre)^2
+                   + h move_weight (d - c - reference)^2 - terminal_value e_N + slack penalties }
+    e+ = e + h (eta_c c - d / eta_d) - leak
+    T+ = a T + b_c c + b_d d + w
+    b_k - s_k = load_k - (pv_k - u_k) + sum_i (c - d),   0 <= u_k <= pv_k when curtailable
+    0 <= b_k <= import limit (+ slack), 0 <= s_k <= export limit (+ slack), b_k <= peak, peak >= peak already incurred
+    energy_min - z <= e <= energy_max + z;  temperature_min - z <= T <= temperature_max + z
+    voltage_min - z <= v0 + v_per_wh e + v_per_w (c - d) <= voltage_max + z         (e at the start of the step)
+    c <= charge_max, d <= discharge_max, c <= taper_c - slope_c e, d <= taper_d + slope_d e
+    max(e0, e_k, highest so far) - min(e0, e_k, lowest so far) <= cycle_depth
+
+Slacks cost `SoftCosts`: a state outside its limits is brought back inside, never "infeasible".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import InputError
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftCosts:
+    """Penalties of soft limits: linear per unit and step, and quadratic (1/2 r z^2)."""
+
+    energy_eur_per_kwh: float = 2.0
+    energy_quadratic: float = 1.0
+    temperature_eur_per_k: float = 2.0
+    temperature_quadratic: float = 1.0
+    voltage_eur_per_v: float = 2.0
+    voltage_quadratic: float = 1.0
+    grid_eur_per_kw: float = 50.0
+    """Import or export beyond the meter's limit; above any price, so that it is the least violation."""
+    depth_eur_per_kwh: float = 2.0
+    """Cycle depth that the past has already exceeded."""
+    terminal_eur_per_kwh: float = 10.0
+    """Shortfall from a terminal energy target: priced, so that an unreachable one is not infeasible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridData:
+    """One grid connection (meter) over N steps; arrays have shape (N,)."""
+
+    buy_eur_per_kwh: FloatArray
+    """Import price, network tariff included."""
+    sell_eur_per_kwh: FloatArray
+    """Export price."""
+    load_w: FloatArray
+    pv_w: FloatArray
+    import_limit_w: FloatArray
+    export_limit_w: FloatArray
+    peak_price_eur_per_kw: float = 0.0
+    peak_incurred_w: float = 0.0
+    """Highest import of this billing period so far."""
+    curtailable: bool = False
+    curtailment_cost_eur_per_kwh: float = 0.0
+    target_w: FloatArray | None = None
+    """Dispatch signal: net import to track."""
+    tracking_weight: float = 0.0
+    """EUR per kW^2 and hour of deviation from `target_w`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceData:
+    """One device over N steps, linearised around its prediction; arrays have shape (N,)."""
+
+    device_id: str
+    energy_wh: float
+    """Energy now."""
+    capacity_wh: float
+    """Energy between 0 and 100 % SoC at the present SoH."""
+    energy_min_wh: float
+    energy_max_wh: float
+    cycle_depth_wh: float
+    energy_low_wh: float
+    """Lowest and highest energy of the cycle so far; `energy_wh` when a new one begins."""
+    energy_high_wh: float
+    charge_max_w: FloatArray
+    discharge_max_w: FloatArray
+    charge_taper_w: FloatArray
+    """Intercept of c <= charge_taper_w - charge_taper_w_per_wh * e; inf where there is no taper."""
+    charge_taper_w_per_wh: FloatArray
+    discharge_taper_w: FloatArray
+    discharge_taper_w_per_wh: FloatArray
+    eta_charge: FloatArray
+    """One-way efficiencies, terminal energy to stored energy."""
+    eta_discharge: FloatArray
+    leak_wh: float
+    """Self-discharge per step."""
+    temperature_c: float
+    temperature_a: float
+    """Share of the temperature that is left after a step."""
+    temperature_charge_k_per_w: FloatArray
+    temperature_discharge_k_per_w: FloatArray
+    temperature_drift_c: FloatArray
+    temperature_min_c: float
+    temperature_max_c: FloatArray
+    voltage_v: FloatArray
+    """v0: terminal voltage at e = 0 and no power, extrapolated."""
+    voltage_v_per_wh: FloatArray
+    voltage_v_per_w: FloatArray
+    voltage_min_v: float
+    voltage_max_v: float
+    wear_eur_per_kwh: float
+    """Per kWh of terminal throughput, each direction."""
+    wear_quadratic: float = 0.0
+    """EUR per kW^2 and hour."""
+    soc_stress_eur_per_h: float = 0.0
+    """EUR per hour at (e/E - centre) = 1."""
+    soc_stress_centre: float = 0.5
+    terminal_value_eur_per_kwh: float = 0.0
+    terminal_energy_wh: float | None = None
+    """Energy to hold at the end of the horizon; None leaves the end free."""
+    reference_w: FloatArray | None = None
+    """Net power (discharge positive) of the last plan, shifted; equal-cost plans stay with it."""
+    move_weight: float = 0.0
+    """EUR per kW^2 and hour of deviation from `reference_w`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteProblem:
+    """Devices behind one meter. One device is a site of one. Checked when made."""
+
+    dt_s: float
+    grid: GridData
+    devices: tuple[DeviceData, ...]
+    soft: SoftCosts = field(default_factory=SoftCosts)
+
+    def __post_init__(self) -> None:
+        """Raise InputError naming device, field and value when shapes, signs or units cannot be."""
+        if not (np.isfinite(self.dt_s) and self.dt_s > 0):
+            raise InputError(source="problem", field="dt_s", value=self.dt_s, expected="seconds > 0")
+        n = self.steps
+        if n < 1:
+            raise InputError(source="problem", field="horizon", value=n, expected="at least one step")
+        _check_arrays("grid", self.grid, n)
+        for name in ("import_limit_w", "export_limit_w", "pv_w"):
+            _not_negative("grid", name, getattr(self.grid, name))
+        for device in self.devices:
+            _check_device(device, n)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps N."""
+        return len(self.grid.buy_eur_per_kwh)
+
+    @property
+    def dt_h(self) -> float:
+        """Length of a step in hours."""
+        return self.dt_s / 3600.0
+
+
+_MAY_BE_INFINITE = {
+    "charge_taper_w",
+    "discharge_taper_w",
+    "temperature_max_c",
+    "temperature_min_c",
+    "import_limit_w",
+    "export_limit_w",
+    "voltage_max_v",
+    "voltage_min_v",
+    "cycle_depth_wh",
+}
+
+
+def _check_arrays(source: str, data: GridData | DeviceData, steps: int) -> None:
+    for item in fields(data):
+        value = getattr(data, item.name)
+        if value is None or isinstance(value, str):
+            continue
+        array = np.asarray(value, dtype=np.float64)
+        if array.ndim and array.shape != (steps,):
+            raise InputError(source=source, field=item.name, value=f"{len(array)} values", expected=f"{steps} values")
+        bad = np.isnan(array) if item.name in _MAY_BE_INFINITE else ~np.isfinite(array)
+        if bad.any():
+            where = f"{item.name}[{int(np.argmax(bad))}]" if array.ndim else item.name
+            raise InputError(source=source, field=where, value=float(array[bad].flat[0]), expected="a finite number")
+
+
+def _not_negative(source: str, name: str, array: FloatArray) -> None:
+    if (array < 0).any():
+        k = int(np.argmax(array < 0))
+        raise InputError(source=source, field=f"{name}[{k}]", value=float(array[k]), expected="a number >= 0")
+
+
+def _check_device(device: DeviceData, steps: int) -> None:
+    source = f"device {device.device_id}"
+    _check_arrays(source, device, steps)
+    if device.capacity_wh <= 0:
+        raise InputError(source=source, field="capacity_wh", value=device.capacity_wh, expected="a number > 0")
+    if not device.energy_min_wh < device.energy_max_wh:
+        raise InputError(
+            source=source,
+            field="energy_min_wh and energy_max_wh",
+            value=f"{device.energy_min_wh:g} and {device.energy_max_wh:g}",
+            expected="a range that is not empty",
+        )
+    for name in ("charge_max_w", "discharge_max_w"):
+        _not_negative(source, name, getattr(device, name))
+    for name in ("eta_charge", "eta_discharge"):
+        eta = getattr(device, name)
+        outside = (eta <= 0) | (eta > 1)
+        if outside.any():
+            k = int(np.argmax(outside))
+            raise InputError(source=source, field=f"{name}[{k}]", value=float(eta[k]), expected="a share in (0, 1]")

@@ -1,0 +1,1 @@
+"""Policies: things that decide. One protocol; MPC, rules, hold. They never touch a store."""
