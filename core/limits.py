@@ -303,8 +303,8 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, out: FloatArray) -> None:
     """Compiled form of `power_bounds`; limits (15,), condition (N, 13), out (N, 4): charge, discharge, two Bounds.
 
-    All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal power
-    is (V -+ I R) I. The voltage at the END of the step, V -+ I (R + slope dt/Q), is what is held within the limits.
+    All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal
+    power is (V -+ I R) I. The voltage at the END of the step, V -+ I (R + slope dt/Q), is what is held within the limits.
     """
     rated_c, rated_d, current_c, current_d = limits[0], limits[1], limits[2], limits[3]
     v_min, v_max = limits[4], limits[5]
