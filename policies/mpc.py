@@ -1,0 +1,174 @@
+"""The MPC policy: problem data from an observation, a plan, the first step as the decision.
+
+Here: its configuration (the `config` of a policy row) and the way from Observation to SiteProblem and from Plan to
+Decision. Not here: matrices and solvers (optimizer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ValidationError as PydanticError
+
+from core.decisions import Decision, SetPoint
+from core.errors import InputError, SolverError, nearest
+from core.policy_record import PolicyRecord
+from optimizer.linearise import Economics, device_data, wear_cost
+from optimizer.mpc import MpcSolver
+from optimizer.plan import Plan
+from optimizer.problem import GridData, SiteProblem
+from policies.base import Observation, PolicyUnableError
+
+
+class MpcConfig(BaseModel):
+    """The `config` column of an MPC row. Every key may be left out; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    solver: Literal["piqp", "osqp", "cvxpy"] = "piqp"
+    """First solver of the chain."""
+    terminal_value_share: float = Field(default=0.9, ge=0.0, le=1.5)
+    """Energy left at the end is worth this share of the horizon's mean import price."""
+    wear: bool = True
+    """Price throughput by chemistry, SoH and replacement cost."""
+    soc_stress_eur_per_h: float = Field(default=0.01, ge=0.0)
+    """Cost of holding a pack far from half full; per hour at a distance of 100 %."""
+    move_weight: float = Field(default=1e-4, ge=0.0)
+    """EUR per kW^2 and hour of deviation from the last plan: equal-cost plans do not flutter."""
+    curtail_pv: bool = True
+    """PV may be curtailed where export costs money, if the site's PV can be."""
+
+
+def parse_config(record: PolicyRecord) -> MpcConfig:
+    """Validate a policy row's config; raises InputError naming row, field, value and what was expected."""
+    source = f"optimization_policies {record.name!r} ({record.site_id})"
+    try:
+        config = MpcConfig.model_validate(dict(record.config))
+    except PydanticError as error:
+        first = error.errors()[0]
+        field = "config." + ".".join(str(part) for part in first["loc"])
+        hint = nearest(str(first["loc"][-1]), list(MpcConfig.model_fields)) if first["type"] == "extra_forbidden" else ""
+        raise InputError(source=source, field=field, value=first.get("input"), expected=first["msg"] + hint) from None
+    if record.horizon_hours is None or record.update_interval_seconds is None:
+        missing = "horizon_hours" if record.horizon_hours is None else "update_interval_seconds"
+        raise InputError(source=source, field=missing, value=None, expected="a number > 0 for an MPC policy")
+    if (record.horizon_hours * 3600) % record.update_interval_seconds:
+        raise InputError(
+            source=source,
+            field="update_interval_seconds",
+            value=record.update_interval_seconds,
+            expected=f"a divisor of the horizon ({record.horizon_hours} h)",
+        )
+    return config
+
+
+class MpcPolicy:
+    """Solves the site's QP over the row's horizon at each interval.
+
+    Raises InputError when made from a row whose config is not valid.
+    """
+
+    def __init__(self, record: PolicyRecord) -> None:
+        self.record = record
+        self.config = parse_config(record)
+        self._solver = MpcSolver(solver=self.config.solver)
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+        return self.record.name
+
+    def plan(self, observation: Observation) -> Plan:
+        """The plan over the horizon; raises PolicyUnableError with the reason when there can be none."""
+        problem = self.problem(observation)
+        try:
+            return self._solver.plan(problem)
+        except SolverError as error:
+            raise PolicyUnableError(f"no solver found an executable plan: {error}") from error
+
+    def problem(self, observation: Observation) -> SiteProblem:
+        """SiteProblem of the observation; raises PolicyUnableError naming the input that is missing or wrong."""
+        assert self.record.horizon_hours is not None and self.record.update_interval_seconds is not None  # noqa: S101
+        dt_s = float(self.record.update_interval_seconds)
+        steps = round(self.record.horizon_hours * 3600 / dt_s)
+        if observation.missing_predictions:
+            device, why = next(iter(observation.missing_predictions.items()))
+            raise PolicyUnableError(f"prediction of {device}: {why}")
+        if not observation.devices:
+            raise PolicyUnableError("no device of the site may be commanded")
+        site, start = observation.site, observation.starts_at
+        try:
+            price = observation.price_eur_per_kwh.window(start, steps, dt_s)
+            buy, sell = site.tariff.buy_sell(price)
+            keep = 1.0 - site.grid.reserve_share
+            grid = GridData(
+                buy_eur_per_kwh=buy,
+                sell_eur_per_kwh=sell,
+                load_w=observation.load_w.window(start, steps, dt_s),
+                pv_w=observation.pv_w.window(start, steps, dt_s),
+                import_limit_w=np.full(steps, site.grid.import_limit_w * keep),
+                export_limit_w=np.full(steps, site.grid.export_limit_w * keep),
+                peak_price_eur_per_kw=site.grid.peak_price_eur_per_kw,
+                peak_incurred_w=observation.peak_incurred_w,
+                curtailable=self.config.curtail_pv and site.pv.curtailable,
+            )
+            ambient_c = observation.ambient_c.window(start, steps, dt_s)
+            terminal = self.config.terminal_value_share * float(np.mean(buy))
+            devices = []
+            for device in observation.devices:
+                state = observation.states[device.device_id]
+                last = observation.last_plan.get(device.device_id)
+                pack = site.pack(device.device_id)
+                economics = Economics(
+                    wear_eur_per_kwh=wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)
+                    if self.config.wear
+                    else 0.0,
+                    soc_stress_eur_per_h=self.config.soc_stress_eur_per_h,
+                    terminal_value_eur_per_kwh=terminal,
+                    move_weight=self.config.move_weight if last is not None else 0.0,
+                )
+                devices.append(
+                    device_data(
+                        device,
+                        observation.limits[device.device_id],
+                        state,
+                        observation.predictions[device.device_id],
+                        start=start,
+                        steps=steps,
+                        dt_s=dt_s,
+                        ambient_c=ambient_c,
+                        economics=economics,
+                        reference_w=None if last is None else last.window(start, steps, dt_s),
+                    )
+                )
+            return SiteProblem(dt_s=dt_s, grid=grid, devices=tuple(devices))
+        except InputError as error:
+            raise PolicyUnableError(str(error)) from error
+
+    def decide(self, observation: Observation) -> Decision:
+        """See Policy.decide: the first step of the plan, the whole plan kept with it."""
+        return decision_of(self.record, observation, self.plan(observation))
+
+
+def decision_of(record: PolicyRecord, observation: Observation, plan: Plan) -> Decision:
+    """The first step of a plan as a Decision; reasons come from the plan's slot 0."""
+    set_points = tuple(
+        SetPoint(device_id=part.device_id, power_w=float(part.power_w[0]), reason=part.reasons[0])
+        for part in plan.devices
+    )
+    stored: Mapping[str, Any] = {"starts_at": observation.starts_at.isoformat(), **plan.as_json()}
+    return Decision(
+        site_id=observation.site.site_id,
+        starts_at=observation.starts_at,
+        interval_s=observation.interval_s,
+        set_points=set_points,
+        source=record.name,
+        policy_id=record.policy_id,
+        solver=plan.solver,
+        objective_eur=plan.objective_eur,
+        plan=stored,
+        inputs=dict(observation.inputs),
+    )

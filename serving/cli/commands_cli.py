@@ -1,0 +1,109 @@
+"""`pulsebms command send` and `pulsebms history`."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from core.commands import PARAMETERS, CommandType
+from core.errors import InputError, StoreError
+from stores.connections import open_stores
+from stores.postgres import leases, outbox
+from stores.postgres.devices import get_device
+from stores.postgres.history import history as read_history
+from stores.redis import pending
+from stores.settings import StoreSettings
+
+command_app = typer.Typer(help="Commands to devices, by hand.", no_args_is_help=True)
+console = Console()
+
+
+def parse_parameters(pairs: list[str], command_type: CommandType) -> dict[str, Any]:
+    """`name=value` pairs into parameters; raises InputError naming the pair that cannot be read."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        name, sep, value = pair.partition("=")
+        if not sep:
+            raise InputError(source="command line", field="--set", value=pair, expected="name=value")
+        if name == "reason":
+            result[name] = value
+            continue
+        try:
+            result[name] = float(value)
+        except ValueError:
+            known = PARAMETERS[command_type].get(name)
+            unit = known.unit if known else "see `pulsebms command types`"
+            raise InputError(
+                source="command line", field=f"--set {name}", value=value, expected=f"a number ({unit})"
+            ) from None
+    return result
+
+
+@command_app.command("send")
+def send(
+    device: str = typer.Argument(..., help="Device id."),
+    command_type: CommandType = typer.Argument(..., help="Type; `pulsebms command types` lists parameters."),
+    set_: list[str] = typer.Option([], "--set", "-s", help="Parameter as name=value; repeatable."),
+    timeout_s: int = typer.Option(30, "--timeout", help="Seconds within which the device must begin it."),
+) -> None:
+    """Issue one command: recorded in command_history first, then pushed to the device's pending list."""
+    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        config = get_device(stores.pg, device)
+        if config is None:
+            raise InputError(source="command line", field="device", value=device, expected="a known device id")
+        draft = outbox.CommandDraft(
+            device_id=device,
+            site_id=config.site_id,
+            command_type=command_type,
+            parameters=parse_parameters(set_, command_type),
+            timeout_s=timeout_s,
+            issued_by=getpass.getuser(),
+        )
+        epoch = leases.current_epoch(stores.pg, config.site_id)
+        (command,) = outbox.enqueue(stores.pg, [draft], epoch=epoch, redis_now=pending.redis_now(stores.redis))
+        purged = pending.push_many(stores.redis, [command])
+        outbox.mark_pushed(stores.pg, [command.command_id])
+        if not purged and purged is not None:
+            raise StoreError(f"command {command.command_id} was recorded but not pushed")
+        console.print(f"{command.command_id} {command.command_type.value} to {device}, begin within {timeout_s} s")
+
+
+@command_app.command("types")
+def types() -> None:
+    """The seven command types and the parameters each takes."""
+    table = Table("type", "parameter", "unit", "range", "needed", "meaning")
+    for kind, parameters in PARAMETERS.items():
+        table.add_row(kind.value, "reason", "text", "", "", "free text, kept on record")
+        for name, spec in parameters.items():
+            table.add_row(
+                "", name, spec.unit, f"{spec.minimum:g} to {spec.maximum:g}", "yes" if spec.required else "", spec.meaning
+            )
+    console.print(table)
+
+
+def history(
+    site: str = typer.Option(..., "--site", help="Site id."),
+    device: str | None = typer.Option(None, "--device", help="Only this device."),
+    hours: float = typer.Option(24.0, "--hours", help="How far back."),
+    limit: int = typer.Option(40, "--limit", help="At most so many rows, newest first."),
+) -> None:
+    """What was commanded, what became of it, and why."""
+    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        since = datetime.now(UTC) - timedelta(hours=hours)
+        table = Table("issued", "device", "command", "parameters", "outcome", "answer")
+        for row in read_history(stores.pg, site, device_id=device, since=since, limit=limit):
+            outcome = (row.response_data or {}).get("outcome", "open")
+            table.add_row(
+                f"{row.issued_at:%m-%d %H:%M:%S}",
+                row.device_id,
+                row.command_type.value,
+                ", ".join(f"{k}={v}" for k, v in (row.parameters or {}).items()),
+                outcome,
+                row.response_message or "",
+            )
+        console.print(table)

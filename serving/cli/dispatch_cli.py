@@ -1,0 +1,118 @@
+"""`pulsebms dispatch`, `device run`, `twin run`, `demo`: the long-running commands."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from core.errors import InputError
+from serving.clock_config import clock_from_env
+from serving.demo.main import DemoOptions, run_demo
+from serving.device.provision import run_reference_device
+from serving.dispatch.loop import LoopOptions, run_loop
+from serving.twin_service import TwinOptions, run_twin
+from stores.connections import open_stores
+from stores.settings import StoreSettings
+
+device_app = typer.Typer(help="The reference device.", no_args_is_help=True)
+twin_app = typer.Typer(help="The digital twin.", no_args_is_help=True)
+console = Console()
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set: the loop ends after what it is doing."""
+    stop = threading.Event()
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, handler)
+    return stop
+
+
+def parse_until(text: str | None) -> datetime | None:
+    """`--until` as an aware datetime; raises InputError when it has no offset or cannot be read."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InputError(source="command line", field="--until", value=text, expected="an ISO time with its UTC offset")
+    return moment
+
+
+def dispatch(
+    site: str = typer.Option(..., "--site", help="Site id."),
+    until: str | None = typer.Option(None, "--until", help="Plant time after which no tick begins (ISO)."),
+    validity_grace_s: float = typer.Option(
+        60.0, "--validity-grace", help="Wall seconds past the interval that devices keep a set point without a fresh one."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Decide and log, command nothing."),
+) -> None:
+    """The dispatcher loop of a site: each interval it plans, records and commands. SIGTERM ends it after the tick."""
+    stop = stop_on_signals()
+    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        ticks = run_loop(
+            stores,
+            clock_from_env(),
+            LoopOptions(
+                site_id=site, validity_grace_s=validity_grace_s, ends_at=parse_until(until), dry_run=dry_run
+            ),
+            stop,
+        )
+        console.print(f"dispatcher of {site} ended after {ticks} ticks")
+
+
+@device_app.command("run")
+def device_run(
+    device: str = typer.Argument(..., help="Device id, as in device_configurations."),
+    until: str | None = typer.Option(None, "--until", help="Plant time at which to end (ISO)."),
+) -> None:
+    """Run the reference device: a simulated pack that takes, executes and acknowledges commands and sends telemetry."""
+    stop = stop_on_signals()
+    settings = StoreSettings.from_env()
+    with open_stores(settings, migrate=True) as stores:
+        run_reference_device(
+            stores, device, clock_from_env(), settings.data_dir, stop=stop, ends_at=parse_until(until)
+        )
+
+
+@twin_app.command("run")
+def twin_run(
+    site: str = typer.Option(..., "--site", help="Site id."),
+    interval_s: int = typer.Option(900, "--interval", help="Plant seconds between two rounds."),
+    horizon_hours: int = typer.Option(26, "--horizon", help="Hours predicted; keep it above the MPC's horizon."),
+    until: str | None = typer.Option(None, "--until", help="Plant time after which no round begins (ISO)."),
+) -> None:
+    """Predict every pack of a site from its latest telemetry under the last plan, round after round."""
+    stop = stop_on_signals()
+    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        run_twin(
+            stores,
+            clock_from_env(),
+            TwinOptions(site_id=site, interval_s=interval_s, horizon_hours=horizon_hours),
+            stop,
+            ends_at=parse_until(until),
+        )
+
+
+def demo(
+    days: float = typer.Option(2.0, "--days", help="Simulated days."),
+    speed: float = typer.Option(1500.0, "--speed", help="Plant seconds per wall second."),
+    site_file: Path = typer.Option(Path("configs/sites/demo.yaml"), "--site-file", help="Site to run."),
+    out: Path = typer.Option(Path("demo.png"), "--plot", help="Where the picture goes."),
+) -> None:
+    """The main job on real prices with simulated packs and real servers; ends by itself and prints what it earned."""
+    stop = stop_on_signals()
+    code = run_demo(DemoOptions(days=days, speed=speed, site_file=site_file, plot=out), stop, console)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""The dispatcher: inputs -> ranked policies -> safety gate -> commands -> history, once an interval."""

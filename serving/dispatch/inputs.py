@@ -1,0 +1,205 @@
+"""Gathers what policies may know, and says of each input where it came from and how old it is.
+
+Here: reading the stores into an Observation, staleness rules. Not here: deciding (policies), commanding
+(serving.dispatch.tick).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from core.decisions import Decision
+from core.devices import DeviceConfig, PackState
+from core.errors import InputError
+from core.limits import PackLimits, tightest
+from core.predictions import Prediction
+from core.series import Series
+from core.site import SiteConfig
+from policies.base import Observation, PlannedPower
+from serving.site_loader import site_config
+from stores.connections import Stores
+from stores.mongo.predictions import latest_predictions
+from stores.mongo.telemetry import latest_states
+from stores.postgres.constraints import constraint_rows
+from stores.postgres.decisions import last_decision
+from stores.postgres.devices import list_devices
+from stores.postgres.series import latest_value, read_series
+
+PRICE = "day_ahead_price_eur_per_kwh"
+LOAD_FORECAST = "load_forecast_w"
+PV_FORECAST = "pv_forecast_w"
+LOAD_ACTUAL = "load_w"
+PV_ACTUAL = "pv_w"
+AMBIENT = "ambient_c"
+PEAK = "peak_import_w"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """How old an input may be, in plant seconds, before it counts as missing."""
+
+    telemetry_s: float = 300.0
+    prediction_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """An observation, and the devices that are left out of it with the reason for each."""
+
+    observation: Observation
+    left_out: Mapping[str, str]
+    all_devices: tuple[DeviceConfig, ...]
+
+
+def gather(
+    stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *, horizon_s: int, fresh: Freshness
+) -> Gathered:
+    """Read every input of one tick.
+
+    Raises InputError when the site is unknown or a series does not cover even the interval itself. A single device's
+    missing state or contradictory limits only leave that device out.
+    """
+    site = site_config(stores.pg, site_id)
+    devices = tuple(list_devices(stores.pg, site_id))
+    ids = [device.device_id for device in devices]
+    rows = constraint_rows(stores.pg, site_id)
+    states = latest_states(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s))
+    predictions = latest_predictions(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s))
+    limits: dict[str, PackLimits] = {}
+    left_out: dict[str, str] = {}
+    usable: list[DeviceConfig] = []
+    inputs: dict[str, Any] = {}
+    for device in devices:
+        key = device.device_id
+        why = _why_not(states.get(key), starts_at, fresh)
+        if why is None:
+            try:
+                limits[key] = tightest(device, rows.get(key, []), starts_at)
+            except InputError as error:
+                why = str(error)
+        if why is None:
+            usable.append(device)
+            age_s = (starts_at - states[key].measured_at).total_seconds()
+            inputs[f"telemetry:{key}"] = {"source": "telemetry_data", "age_s": age_s}
+        else:
+            left_out[key] = why
+    missing = {d.device_id: why for d in usable if (why := _no_prediction(d, predictions, starts_at, fresh))}
+    for device in usable:
+        if device.device_id not in missing:
+            age_s = (starts_at - predictions[device.device_id].prediction_timestamp).total_seconds()
+            inputs[f"prediction:{device.device_id}"] = {"source": "digital_twin_predictions", "age_s": age_s}
+    series = {
+        name: _known_series(stores, site_id, name, starts_at, horizon_s, inputs)
+        for name in (PRICE, LOAD_FORECAST, PV_FORECAST, AMBIENT)
+    }
+    observation = Observation(
+        site=site,
+        starts_at=starts_at,
+        interval_s=interval_s,
+        devices=tuple(usable),
+        limits=limits,
+        states={d.device_id: states[d.device_id] for d in usable},
+        predictions=predictions,
+        missing_predictions=missing,
+        price_eur_per_kwh=series[PRICE],
+        load_w=series[LOAD_FORECAST],
+        pv_w=series[PV_FORECAST],
+        ambient_c=series[AMBIENT],
+        peak_incurred_w=_peak(stores, site, starts_at),
+        last_plan=planned_power(last_decision(stores.pg, site_id)),
+        inputs=inputs,
+    )
+    return Gathered(observation=observation, left_out=left_out, all_devices=devices)
+
+
+def planned_power(decision: Decision | None) -> dict[str, PlannedPower]:
+    """The plan kept with a decision, by device; the set points alone where it kept none."""
+    if decision is None:
+        return {}
+    stored = decision.plan
+    if not stored:
+        return {
+            point.device_id: PlannedPower(
+                starts_at=decision.starts_at, dt_s=decision.interval_s, power_w=np.array([point.power_w])
+            )
+            for point in decision.set_points
+        }
+    starts_at = datetime.fromisoformat(stored["starts_at"])
+    return {
+        part["device_id"]: PlannedPower(
+            starts_at=starts_at, dt_s=float(stored["dt_s"]), power_w=np.asarray(part["power_w"], dtype=np.float64)
+        )
+        for part in stored["devices"]
+    }
+
+
+def _why_not(state: PackState | None, starts_at: datetime, fresh: Freshness) -> str | None:
+    if state is None:
+        return "no telemetry"
+    age_s = (starts_at - state.measured_at).total_seconds()
+    if age_s > fresh.telemetry_s:
+        return f"telemetry is {age_s:.0f} s old (allowed {fresh.telemetry_s:.0f} s)"
+    numbers = (state.soc_pct, state.soh_pct, state.temperature_c, state.voltage_v, state.internal_resistance_ohm)
+    if not np.isfinite(numbers).all():
+        return "telemetry holds a number that is not finite"
+    if not 0 < state.soh_pct <= 100 or not 0 <= state.soc_pct <= 100:
+        return f"telemetry says SoC {state.soc_pct:g} %, SoH {state.soh_pct:g} %: outside 0-100"
+    return None
+
+
+def _no_prediction(
+    device: DeviceConfig, predictions: Mapping[str, Prediction], starts_at: datetime, fresh: Freshness
+) -> str | None:
+    prediction = predictions.get(device.device_id)
+    if prediction is None:
+        return "missing"
+    age_s = (starts_at - prediction.prediction_timestamp).total_seconds()
+    if age_s > fresh.prediction_s:
+        return f"{age_s:.0f} s old (allowed {fresh.prediction_s:.0f} s)"
+    return None
+
+
+def _known_series(
+    stores: Stores, site_id: str, name: str, starts_at: datetime, horizon_s: int, inputs: dict[str, Any]
+) -> Series:
+    """What is known now; where the horizon reaches past it, the value of 24 hours before is taken, and said so."""
+    day = timedelta(days=1)
+    end = starts_at + timedelta(seconds=horizon_s)
+    hour = starts_at.replace(minute=0, second=0, microsecond=0)
+    known = read_series(stores.pg, site_id, name, hour - day, end, known_at=starts_at)
+    if known.end <= starts_at:
+        raise InputError(
+            source=f"series {name} of {site_id}",
+            field="end",
+            value=known.end.isoformat(),
+            expected=f"values for {starts_at.isoformat()} and later",
+        )
+    missing = int(np.ceil(max(0.0, (end - known.end).total_seconds()) / known.dt_s))
+    per_day = round(day.total_seconds() / known.dt_s)
+    values = known.values
+    for _ in range(missing):
+        if len(values) < per_day:
+            raise InputError(
+                source=f"series {name} of {site_id}",
+                field="range",
+                value=f"{known.start.isoformat()} to {known.end.isoformat()}",
+                expected="a day of known values to continue from",
+            )
+        values = np.append(values, values[len(values) - per_day])
+    inputs[name] = {
+        "source": "site_series",
+        "known_until": known.end.isoformat(),
+        "continued_by_yesterday_s": missing * known.dt_s,
+    }
+    return Series(name, known.start, known.dt_s, values)
+
+
+def _peak(stores: Stores, site: SiteConfig, starts_at: datetime) -> float:
+    """Highest metered import of the calendar month so far, W; 0 before the first reading."""
+    value = latest_value(stores.pg, site.site_id, PEAK, starts_at)
+    return 0.0 if value is None else max(0.0, value)
