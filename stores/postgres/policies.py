@@ -1,0 +1,93 @@
+"""`optimization_policies`: ranking, writing, life cycle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from core.policy_record import PolicyRecord
+
+_RANKED = """
+SELECT id::text, site_id, name, policy_type, config, model_version, training_date, performance_metrics, horizon_hours,
+       update_interval_seconds, status, deployed_at, performance_score
+FROM optimization_policies WHERE site_id = %s AND status = %s
+ORDER BY performance_score DESC NULLS LAST, deployed_at DESC NULLS LAST, id
+"""
+
+
+def ranked_policies(conn: psycopg.Connection[Any], site_id: str, status: str = "active") -> list[PolicyRecord]:
+    """Best score first; unscored last; of equals the newest deployed. Whether one may run is decided elsewhere."""
+    return [
+        PolicyRecord(
+            policy_id=row[0],
+            site_id=row[1],
+            name=row[2],
+            policy_type=row[3],
+            config=row[4],
+            model_version=row[5],
+            training_date=row[6],
+            performance_metrics=row[7],
+            horizon_hours=row[8],
+            update_interval_seconds=row[9],
+            status=row[10],
+            deployed_at=row[11],
+            performance_score=None if row[12] is None else float(row[12]),
+        )
+        for row in conn.execute(_RANKED, (site_id, status))
+    ]
+
+
+def upsert_policy(conn: psycopg.Connection[Any], record: PolicyRecord, *, by: str = "pulsebms") -> str:
+    """Write a policy by site and name; returns its id. A first activation sets deployed_at."""
+    values = (
+        record.policy_type,
+        Jsonb(dict(record.config)),
+        record.model_version,
+        record.training_date,
+        None if record.performance_metrics is None else Jsonb(dict(record.performance_metrics)),
+        record.horizon_hours,
+        record.update_interval_seconds,
+        record.status,
+        record.performance_score,
+    )
+    with conn.transaction():
+        # No unique key on (site_id, name) in the contract: the lock keeps two loaders from adding the same name twice.
+        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{record.site_id}/{record.name}",))
+        known = conn.execute(
+            "SELECT id::text FROM optimization_policies WHERE site_id = %s AND name = %s ORDER BY created_at LIMIT 1",
+            (record.site_id, record.name),
+        ).fetchone()
+        if known:
+            conn.execute(
+                """
+                UPDATE optimization_policies SET policy_type = %s, config = %s, model_version = %s, training_date = %s,
+                    performance_metrics = %s, horizon_hours = %s, update_interval_seconds = %s, status = %s,
+                    performance_score = %s,
+                    deployed_at = CASE WHEN %s = 'active' THEN coalesce(deployed_at, clock_timestamp())
+                                  ELSE deployed_at END
+                WHERE id = %s
+                """,
+                (*values, record.status, known[0]),
+            )
+            return str(known[0])
+        made = conn.execute(
+            """
+            INSERT INTO optimization_policies (policy_type, config, model_version, training_date, performance_metrics,
+                horizon_hours, update_interval_seconds, status, performance_score, deployed_at, site_id, name, created_by)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s,
+                    coalesce(%s, CASE WHEN %s = 'active' THEN clock_timestamp() END), %s, %s, %s) RETURNING id::text
+            """,
+            (*values, record.deployed_at, record.status, record.site_id, record.name, by),
+        ).fetchone()
+    return str(made[0]) if made else ""
+
+
+def set_policy_status(conn: psycopg.Connection[Any], policy_id: str, status: str) -> None:
+    """Move a policy through its life cycle; becoming active stamps deployed_at."""
+    conn.execute(
+        "UPDATE optimization_policies SET status = %s, deployed_at = CASE WHEN %s = 'active' THEN clock_timestamp() "
+        "ELSE deployed_at END WHERE id = %s",
+        (status, status, policy_id),
+    )
