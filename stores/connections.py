@@ -1,20 +1,20 @@
-"""Connections to the three stores, opened in one place and handed down.
+"""One place where connections to the three stores are made, checked and closed.
 
-Here: opening, checking, closing, opening again after a failure. Not here: any query.
+Here: opening, start-up checks, plain errors. Not here: what is read and written (stores.postgres, .mongo, .redis).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pymongo
 import pymongo.errors
 import redis
 import structlog
-from bson.codec_options import CodecOptions
 from pymongo.database import Database
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -23,117 +23,190 @@ from core.errors import StoreError
 from stores.embedded import EmbeddedServers, open_embedded
 from stores.settings import StoreSettings
 
-log = structlog.get_logger()
-
-Document = dict[str, Any]
 CONNECT_TIMEOUT_S = 5
+REDIS_ANSWER_TIMEOUT_S = 15
+"""Longer than any blocking read of this program."""
+
+DEFAULT_DATABASE = "pulsebms"
+
+log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Stores:
-    """PostgreSQL (autocommit, UTC), MongoDB (aware datetimes) and Redis (text, nothing retried silently)."""
+    """Open connections to the three stores, and the hold on the embedded servers where those are used.
 
-    pg: psycopg.Connection[tuple[Any, ...]] = field(repr=False)
-    mongo: Database[Document] = field(repr=False)
-    redis: redis.Redis = field(repr=False)
-    _urls: tuple[str, str, str] = field(default=("", "", ""), repr=False)
-    _embedded: EmbeddedServers | None = field(default=None, repr=False)
+    ``pg``: autocommit, session time zone UTC. ``mongo``: a database of a client that returns aware datetimes.
+    ``redis``: strings in and out, and no command is ever sent twice by the driver.
+    """
+
+    pg: psycopg.Connection
+    mongo: Database[dict[str, Any]]
+    redis: redis.Redis
+    database_url: str = field(repr=False)
+    settings: StoreSettings
+    embedded: EmbeddedServers | None = None
+
+    def pg_connect(self) -> psycopg.Connection:
+        """Another connection to the same database; the caller closes it."""
+        return connect_postgres(self.database_url)
 
     def reconnect(self) -> None:
-        """Replace a PostgreSQL connection that has died; the other drivers reconnect by themselves."""
-        if self.pg.closed or self.pg.broken:
-            self.pg = connect_postgres(self._urls[0])
+        """Fresh connections, to servers that are started again when they are embedded and gone."""
+        self._disconnect()
+        if self.embedded is not None:
+            self.embedded.refresh()
+        self.database_url, redis_url, mongodb_uri = _urls(self.settings, self.embedded)
+        self.pg = connect_postgres(self.database_url)
+        self.mongo = connect_mongo(mongodb_uri)
+        self.redis = connect_redis(redis_url)
 
     def close(self) -> None:
-        """Close all connections, then give the embedded servers back."""
+        """Close everything and let go of the embedded servers. Closing twice is harmless."""
+        self._disconnect()
+        if self.embedded is not None:
+            self.embedded.close()
+
+    def _disconnect(self) -> None:
         self.pg.close()
         self.mongo.client.close()
         self.redis.close()
-        if self._embedded is not None:
-            self._embedded.close()
 
-    def __enter__(self) -> Stores:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
 
-def connect_postgres(url: str) -> psycopg.Connection[tuple[Any, ...]]:
-    """One connection; StoreError without the password when it cannot be had."""
+def open_stores(settings: StoreSettings | None = None, *, migrate: bool = False) -> Stores:
+    """Connect to all three stores, starting or attaching to the embedded servers that the settings leave open.
+
+    Raises StoreError, without any password, when a server cannot be reached or an embedded one will not start.
+    """
+    settings = settings or StoreSettings.from_env()
+    embedded = open_embedded(settings) if settings.wanted else None
+    opened: list[psycopg.Connection | pymongo.MongoClient[dict[str, Any]] | redis.Redis] = []
+    try:
+        database_url, redis_url, mongodb_uri = _urls(settings, embedded)
+        pg = connect_postgres(database_url)
+        opened.append(pg)
+        mongo = connect_mongo(mongodb_uri)
+        opened.append(mongo.client)
+        cache = connect_redis(redis_url)
+        opened.append(cache)
+        check_redis(cache)
+        if migrate:
+            _migrate(pg, mongo)
+    except BaseException:
+        for connection in opened:
+            connection.close()
+        if embedded is not None:
+            embedded.close()
+        raise
+    return Stores(pg=pg, mongo=mongo, redis=cache, database_url=database_url, settings=settings, embedded=embedded)
+
+
+def connect_postgres(url: str) -> psycopg.Connection:
+    """An autocommit connection whose session runs in UTC; StoreError when it cannot be had."""
     try:
         connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
         connection.execute("SET TIME ZONE 'UTC'")
     except psycopg.Error as error:
-        raise StoreError(f"PostgreSQL (DATABASE_URL) cannot be reached: {type(error).__name__}") from None
+        raise _unreachable("PostgreSQL", "DATABASE_URL", url, error) from None
     return connection
 
 
-def connect_mongo(url: str) -> Database[Document]:
-    """The database that the URI names, `pulsebms` otherwise."""
+def connect_mongo(uri: str) -> Database[dict[str, Any]]:
+    """The database that the URI names (or `pulsebms`), datetimes aware; StoreError when no primary answers."""
     try:
-        client: pymongo.MongoClient[Document] = pymongo.MongoClient(
-            url, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_S * 1000
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            uri, tz_aware=True, serverSelectionTimeoutMS=CONNECT_TIMEOUT_S * 1000, retryWrites=True
         )
-        client.admin.command("ping")
-        return client.get_default_database("pulsebms").with_options(codec_options=CodecOptions(tz_aware=True))
-    except pymongo.errors.PyMongoError as error:
-        raise StoreError(f"MongoDB (MONGODB_URI) cannot be reached: {type(error).__name__}") from None
+        database = client.get_default_database(DEFAULT_DATABASE)
+        try:
+            client.admin.command("ping")
+            database.list_collection_names(filter={"name": "telemetry_data"})  # ping needs no authorisation; this does
+        except BaseException:
+            client.close()
+            raise
+    except (pymongo.errors.PyMongoError, ValueError) as error:
+        raise _unreachable("MongoDB", "MONGODB_URI", uri, error) from None
+    return database
 
 
 def connect_redis(url: str) -> redis.Redis:
-    """A client that never retries by itself: a lost reply must not become a second push (trap 5)."""
+    """A client that decodes strings and never repeats a command by itself; StoreError when nobody answers."""
     try:
         client = redis.Redis.from_url(
-            url, decode_responses=True, retry=Retry(NoBackoff(), 0), socket_timeout=10, socket_connect_timeout=5
+            url,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=REDIS_ANSWER_TIMEOUT_S,
         )
-        client.ping()
+        try:
+            client.ping()
+        except BaseException:
+            client.close()
+            raise
     except (redis.RedisError, ValueError) as error:
-        raise StoreError(f"Redis (REDIS_URL) cannot be reached: {type(error).__name__}") from None
-    check_durability(client)
+        raise _unreachable("Redis", "REDIS_URL", url, error) from None
     return client
 
 
-def check_durability(client: redis.Redis) -> list[str]:
-    """Warn loudly when a kill or memory pressure could lose a pending stop (trap 13). Returns the warnings."""
+def check_redis(client: redis.Redis) -> list[str]:
+    """Warnings, also logged, when the server may lose or evict pending commands; empty when all is well."""
+    needed = {"appendonly": "yes", "maxmemory-policy": "noeviction"}
     warnings = []
-    try:
-        settings: dict[str, str] = client.config_get("appendonly", "maxmemory-policy")  # type: ignore[assignment]
-    except redis.ResponseError:
-        warnings.append("this server does not show its configuration: make sure of appendonly yes and noeviction")
-    else:
-        if settings.get("appendonly") != "yes":
-            warnings.append("appendonly is not yes: a crash of Redis loses pending commands")
-        if settings.get("maxmemory-policy") != "noeviction":
-            warnings.append("maxmemory-policy is not noeviction: Redis may drop a pending stop")
+    for name, wanted in needed.items():
+        try:
+            found = client.config_get(name).get(name)
+        except redis.ResponseError as error:
+            warnings.append(f"cannot read Redis setting {name} ({error}): make sure that it is {wanted!r}")
+            continue
+        if found != wanted:
+            warnings.append(f"Redis setting {name} is {found!r}, should be {wanted!r}: pending commands may be lost")
     for warning in warnings:
-        log.warning("redis_durability", warning=warning)
+        log.warning("redis_settings", problem=warning)
     return warnings
 
 
-def open_stores(settings: StoreSettings | None = None, *, migrate: bool = False) -> Stores:
-    """Connect to all three, starting embedded servers for those without a URL; with `migrate`, bring schemas up to date.
+def _urls(settings: StoreSettings, embedded: EmbeddedServers | None) -> tuple[str, str, str]:
+    """(database_url, redis_url, mongodb_uri): the user's own, else the embedded server's."""
+    database_url = settings.database_url or (embedded and embedded.database_url)
+    redis_url = settings.redis_url or (embedded and embedded.redis_url)
+    mongodb_uri = settings.mongodb_uri or (embedded and embedded.mongodb_uri)
+    if not database_url or not redis_url or not mongodb_uri:
+        raise StoreError(f"no server is known for every store in {settings.data_dir}")
+    return database_url, redis_url, mongodb_uri
 
-    Raises StoreError naming the store, or the log of a server that does not start.
-    """
-    settings = settings or StoreSettings.from_env()
-    embedded = open_embedded(settings)
-    try:
-        urls = (
-            settings.database_url or embedded.urls["postgres"],
-            settings.redis_url or embedded.urls["valkey"],
-            settings.mongodb_uri or embedded.urls["mongod"],
-        )
-        stores = Stores(connect_postgres(urls[0]), connect_mongo(urls[2]), connect_redis(urls[1]), urls, embedded)
-        if migrate:
-            from stores.mongo.schema import ensure_collections
-            from stores.postgres.migrations import migrate as migrate_postgres
 
-            migrate_postgres(stores.pg)
-            ensure_collections(stores.mongo)
-    except BaseException:
-        embedded.close()
-        raise
-    return stores
+def _migrate(pg: psycopg.Connection, mongo: Database[dict[str, Any]]) -> None:
+    # Here, not at the top: those modules use connections, and a plain connection needs none of them.
+    from stores.mongo.schema import ensure_collections  # noqa: PLC0415
+    from stores.postgres.migrations import migrate  # noqa: PLC0415
+
+    migrate(pg)
+    ensure_collections(mongo)
+
+
+def _unreachable(name: str, variable: str, url: str, error: Exception) -> StoreError:
+    return StoreError(f"{name} at {_address(url)} cannot be used ({variable}): {_without_secrets(str(error), url)}")
+
+
+def _address(url: str) -> str:
+    """Host and port of the URL, nothing else."""
+    location = urlsplit(url).netloc.rpartition("@")[2]
+    return location or "an address that is not understood"
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """The first line of a driver's message, cleared of the URL and of its password in either spelling."""
+    credentials = urlsplit(url).netloc.rpartition("@")[0]
+    password = credentials.partition(":")[2]
+    for secret in (url, credentials, password, unquote(password)):
+        if secret:
+            text = text.replace(secret, "***")
+    lines = text.strip().splitlines()
+    return lines[0][:300] if lines else "no reason given"

