@@ -86,8 +86,8 @@ class Tariff(ConfigModel):
     def buy_sell(self, price_eur_per_kwh: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Import and export price, EUR/kWh, each of the shape of `price_eur_per_kwh`.
 
-        VAT enlarges positive prices only, so that the import price is never below the export price and buying to sell at
-        once never pays.
+        VAT enlarges positive prices only, so that the import price is never below the export price and buying to
+        sell at once never pays.
         """
         price = np.asarray(price_eur_per_kwh, dtype=np.float64)
         net = price + self.network_fee_eur_per_kwh + self.tax_eur_per_kwh + self.supplier_margin_eur_per_kwh

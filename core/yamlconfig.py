@@ -7,7 +7,7 @@ what a site is (core.site).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,9 +45,9 @@ _EXPECTED = {
 class _Loader(yaml.SafeLoader):
     """Safe loading without aliases: a configuration needs none, and nested ones can fill the memory."""
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not accepted", problem_mark=event.start_mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
