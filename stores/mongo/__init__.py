@@ -1,0 +1,1 @@
+"""MongoDB: collections with validators and indexes, telemetry, predictions."""

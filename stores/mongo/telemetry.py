@@ -1,0 +1,154 @@
+"""telemetry_data and telemetry_ts: writing what devices measured, reading the latest of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo import ReplaceOne
+from pymongo.database import Database
+
+from core.devices import PackState
+from core.errors import InputError
+
+Document = dict[str, Any]
+
+
+def pack_document(
+    state: PackState,
+    *,
+    site_id: str,
+    firmware: str,
+    chemistry: str | None = None,
+    quality: float = 1.0,
+    latency_ms: float = 0.0,
+) -> Document:
+    """A document of the contract's shape. Raises InputError naming a measurement that is not a finite number."""
+    measurements = {
+        "voltage": state.voltage_v,
+        "current": state.current_a,
+        "power": state.power_w,
+        "temperature": state.temperature_c,
+        "soc": state.soc_pct,
+        "soh": state.soh_pct,
+        "internal_resistance": state.internal_resistance_ohm,
+    }
+    for name, value in measurements.items():
+        if not math.isfinite(value):
+            raise InputError(
+                source=f"telemetry of {state.device_id}", field=f"measurements.{name}", value=value, expected="a number"
+            )
+    document: Document = {
+        "site_id": site_id,
+        "device_id": state.device_id,
+        "timestamp": state.measured_at,
+        "measurements": {name: float(value) for name, value in measurements.items()},
+        "cell_data": {
+            "voltages": [float(value) for value in state.cell_voltages_v],
+            "temperatures": [float(value) for value in state.cell_temperatures_c],
+            "balancing_status": [0] * len(state.cell_voltages_v),
+        },
+        "safety": {"alarm_flags": list(state.alarm_flags), "protection_status": dict(state.protection)},
+        "metadata": {
+            "data_quality": quality,
+            "source": "edge_device",
+            "firmware_version": firmware,
+            "communication_latency": latency_ms,
+        },
+    }
+    if chemistry is not None:
+        document["metadata"]["chemistry"] = chemistry
+    return document
+
+
+def _identity(device_id: str, timestamp: datetime) -> ObjectId:
+    """The same device and moment give the same _id: inserting twice replaces, without an index of our own."""
+    text = f"{device_id}|{int(timestamp.timestamp() * 1000)}"
+    return ObjectId(hashlib.sha256(text.encode()).digest()[:12])
+
+
+def insert_telemetry(db: Database[Document], documents: Sequence[Mapping[str, Any]]) -> int:
+    """Write documents into telemetry_data, and those that are new into telemetry_ts; returns how many were new.
+
+    Idempotent on (device_id, timestamp). `day` and `hour` are derived from the UTC timestamp.
+    """
+    prepared: dict[ObjectId, Document] = {}
+    for document in documents:
+        stamp: datetime = document["timestamp"]
+        if stamp.tzinfo is None:
+            raise InputError(source="telemetry", field="timestamp", value=stamp, expected="a time with its UTC offset")
+        utc = stamp.astimezone(UTC)
+        key = _identity(document["device_id"], utc)
+        prepared[key] = {**document, "_id": key, "timestamp": utc, "day": f"{utc:%Y-%m-%d}", "hour": utc.hour}
+    if not prepared:
+        return 0
+    result = db["telemetry_data"].bulk_write(
+        [ReplaceOne({"_id": key}, document, upsert=True) for key, document in prepared.items()], ordered=False
+    )
+    ids = result.upserted_ids or {}
+    new = [list(prepared.values())[position] for position in ids]
+    if new:
+        db["telemetry_ts"].insert_many([_series_document(document) for document in new], ordered=False)
+    return len(new)
+
+
+def _series_document(document: Document) -> Document:
+    measured = document["measurements"]
+    meta = {"site_id": document["site_id"], "device_id": document["device_id"]}
+    chemistry = document.get("metadata", {}).get("chemistry")
+    if chemistry:
+        meta["chemistry"] = chemistry
+    names = ("voltage", "current", "temperature", "soc", "soh")
+    return {"timestamp": document["timestamp"], "device_meta": meta, **{name: measured[name] for name in names}}
+
+
+def latest_states(
+    db: Database[Document], device_ids: Iterable[str], *, not_after: datetime | None = None
+) -> dict[str, PackState]:
+    """The newest measurement of each device (not after `not_after`); devices without one are absent."""
+    result: dict[str, PackState] = {}
+    for device_id in device_ids:
+        query: Document = {"device_id": device_id}
+        if not_after is not None:
+            query["timestamp"] = {"$lte": not_after}
+        document = db["telemetry_data"].find_one(query, sort=[("timestamp", -1)])
+        if document is not None:
+            result[device_id] = state_of(document)
+    return result
+
+
+def state_of(document: Mapping[str, Any]) -> PackState:
+    """A telemetry document as a PackState."""
+    measured, cells, safety = document["measurements"], document.get("cell_data", {}), document.get("safety", {})
+    return PackState(
+        device_id=document["device_id"],
+        measured_at=document["timestamp"],
+        soc_pct=float(measured["soc"]),
+        soh_pct=float(measured["soh"]),
+        temperature_c=float(measured["temperature"]),
+        voltage_v=float(measured["voltage"]),
+        current_a=float(measured["current"]),
+        power_w=float(measured["power"]),
+        internal_resistance_ohm=float(measured["internal_resistance"]),
+        cell_voltages_v=tuple(cells.get("voltages", ())),
+        cell_temperatures_c=tuple(cells.get("temperatures", ())),
+        alarm_flags=tuple(safety.get("alarm_flags", ())),
+        protection=dict(safety.get("protection_status", {})),
+    )
+
+
+def telemetry_range(db: Database[Document], device_id: str, start: datetime, end: datetime) -> list[Document]:
+    """Documents of [start, end), oldest first."""
+    query = {"device_id": device_id, "timestamp": {"$gte": start, "$lt": end}}
+    return list(db["telemetry_data"].find(query).sort("timestamp", 1))
+
+
+def delete_telemetry(db: Database[Document], site_id: str) -> int:
+    """Forget a site's telemetry (a demo's, before it runs again); returns the documents."""
+    count = db["telemetry_data"].delete_many({"site_id": site_id}).deleted_count
+    db["telemetry_ts"].delete_many({"device_meta.site_id": site_id})
+    return count
