@@ -52,25 +52,31 @@ class Stores:
         return connect_postgres(self.database_url)
 
     def reconnect(self) -> None:
-        """Fresh connections, to servers that are started again when they are embedded and gone."""
-        self._disconnect()
+        """Replace a PostgreSQL connection that has died; embedded servers that are gone are started again.
+
+        The other drivers reconnect by themselves: their clients are replaced only when the address has changed.
+        """
+        before = _urls(self.settings, self.embedded)
         if self.embedded is not None:
             self.embedded.refresh()
-        self.database_url, redis_url, mongodb_uri = _urls(self.settings, self.embedded)
-        self.pg = connect_postgres(self.database_url)
-        self.mongo = connect_mongo(mongodb_uri)
-        self.redis = connect_redis(redis_url)
+        self.database_url, redis_url, mongodb_uri = after = _urls(self.settings, self.embedded)
+        if before[0] != after[0] or not _lives(self.pg):
+            self.pg.close()
+            self.pg = connect_postgres(self.database_url)
+        if before[1] != after[1]:
+            self.redis.close()
+            self.redis = connect_redis(redis_url)
+        if before[2] != after[2]:
+            self.mongo.client.close()
+            self.mongo = connect_mongo(mongodb_uri)
 
     def close(self) -> None:
         """Close everything and let go of the embedded servers. Closing twice is harmless."""
-        self._disconnect()
-        if self.embedded is not None:
-            self.embedded.close()
-
-    def _disconnect(self) -> None:
         self.pg.close()
         self.mongo.client.close()
         self.redis.close()
+        if self.embedded is not None:
+            self.embedded.close()
 
     def __enter__(self) -> Self:
         return self
@@ -172,6 +178,16 @@ def check_redis(client: redis.Redis) -> list[str]:
     return warnings
 
 
+def _lives(connection: psycopg.Connection) -> bool:
+    if connection.closed:
+        return False
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _urls(settings: StoreSettings, embedded: EmbeddedServers | None) -> tuple[str, str, str]:
     """(database_url, redis_url, mongodb_uri): the user's own, else the embedded server's."""
     database_url = settings.database_url or (embedded and embedded.database_url)
@@ -203,6 +219,8 @@ def _address(url: str) -> str:
 
 def _without_secrets(text: str, url: str) -> str:
     """The first line of a driver's message, cleared of the URL and of its password in either spelling."""
+    if "://" not in url:
+        return "it is not a URL"  # the driver's message may quote any part of it
     credentials = urlsplit(url).netloc.rpartition("@")[0]
     password = credentials.partition(":")[2]
     for secret in (url, credentials, password, unquote(password)):
