@@ -1,0 +1,258 @@
+"""The outbox and the write side of command_history.
+
+A command exists once its rows are committed (command_ids, command_history, command_outbox in one transaction); it is pushed
+after that, at least once, and only inside its deadline. The first terminal answer stands. Not here: pushing
+(stores.redis.pending), reading (stores.postgres.history).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from core.commands import DEFAULT_TIMEOUT_S, Command, CommandType, Outcome, Response, validate_parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandDraft:
+    """A command before it has an id, a sequence number and an epoch. Parameters are validated when made."""
+
+    device_id: str
+    site_id: str
+    command_type: CommandType
+    parameters: Mapping[str, Any]
+    issued_by: str
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    max_retries: int = 3
+    decision_id: str | None = None
+    source_system: str = "pulsebms-optimizer"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", validate_parameters(self.command_type, self.parameters))
+
+
+def enqueue(
+    conn: psycopg.Connection[Any], drafts: Sequence[CommandDraft], *, epoch: int, redis_now: datetime
+) -> list[Command]:
+    """Write drafts in one transaction and return them as commands, in order, `seq` growing per device."""
+    commands: list[Command] = []
+    issued_at = redis_now.replace(microsecond=redis_now.microsecond // 1000 * 1000)
+    with conn.transaction():
+        seqs = _next_seqs(conn, [draft.device_id for draft in drafts])
+        for draft in drafts:
+            commands.append(
+                Command(
+                    command_id=f"cmd_{uuid.uuid4().hex}",
+                    site_id=draft.site_id,
+                    device_id=draft.device_id,
+                    command_type=draft.command_type,
+                    parameters=draft.parameters,
+                    issued_at=issued_at,
+                    timeout_s=draft.timeout_s,
+                    seq=seqs[draft.device_id].pop(0),
+                    epoch=epoch,
+                    max_retries=draft.max_retries,
+                    issued_by=draft.issued_by,
+                    source_system=draft.source_system,
+                )
+            )
+        with conn.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO command_ids (command_id, issued_at) VALUES (%s, %s)",
+                [(command.command_id, command.issued_at) for command in commands],
+            )
+            cursor.executemany(
+                """
+                INSERT INTO command_history (command_id, site_id, device_id, command_type, parameters, issued_at,
+                    timeout_seconds, max_retries, issued_by, source_system)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                """,
+                [
+                    (
+                        c.command_id,
+                        c.site_id,
+                        c.device_id,
+                        c.command_type.value,
+                        Jsonb(dict(c.parameters)),
+                        c.issued_at,
+                        c.timeout_s,
+                        c.max_retries,
+                        c.issued_by,
+                        c.source_system,
+                    )
+                    for c in commands
+                ],
+            )
+            cursor.executemany(
+                """
+                INSERT INTO optimizer.command_outbox (command_id, issued_at, site_id, device_id, command_type, seq, epoch,
+                    expires_at, message, decision_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                """,
+                [
+                    (
+                        c.command_id,
+                        c.issued_at,
+                        c.site_id,
+                        c.device_id,
+                        c.command_type.value,
+                        c.seq,
+                        c.epoch,
+                        c.expires_at,
+                        c.to_wire(),
+                        draft.decision_id,
+                    )
+                    for c, draft in zip(commands, drafts, strict=True)
+                ],
+            )
+    return commands
+
+
+def _next_seqs(conn: psycopg.Connection[Any], device_ids: Sequence[str]) -> dict[str, list[int]]:
+    counts: dict[str, int] = {}
+    for device_id in device_ids:
+        counts[device_id] = counts.get(device_id, 0) + 1
+    names = sorted(counts)  # one order for all writers: no deadlock
+    rows = conn.execute(
+        """
+        INSERT INTO optimizer.device_seq AS s (device_id, last_seq)
+        SELECT device_id, number FROM unnest(%s::text[], %s::bigint[]) AS t(device_id, number)
+        ON CONFLICT (device_id) DO UPDATE SET last_seq = s.last_seq + EXCLUDED.last_seq RETURNING device_id, last_seq
+        """,
+        (names, [counts[name] for name in names]),
+    )
+    return {device_id: list(range(last - counts[device_id] + 1, last + 1)) for device_id, last in rows}
+
+
+def unpushed(conn: psycopg.Connection[Any], site_id: str, now: datetime) -> list[Command]:
+    """Commands that a crash kept from being pushed and whose deadline still stands, in order."""
+    rows = conn.execute(
+        "SELECT message FROM optimizer.command_outbox WHERE site_id = %s AND pushed_at IS NULL AND ended_at IS NULL "
+        "AND expires_at > %s ORDER BY device_id, seq",
+        (site_id, now),
+    )
+    return [Command.from_wire(row[0]) for row in rows]
+
+
+def mark_pushed(conn: psycopg.Connection[Any], command_ids: Sequence[str]) -> None:
+    """Remember that commands are in Redis."""
+    conn.execute(
+        "UPDATE optimizer.command_outbox SET pushed_at = clock_timestamp() WHERE command_id = ANY(%s)",
+        (list(command_ids),),
+    )
+
+
+def record_acknowledged(conn: psycopg.Connection[Any], command_id: str, at: datetime) -> None:
+    """The device has begun it; a later or repeated word changes nothing."""
+    conn.execute(
+        "UPDATE command_history SET acknowledged_at = coalesce(acknowledged_at, %s) WHERE command_id = %s AND issued_at = "
+        "(SELECT issued_at FROM command_ids WHERE command_id = %s)",
+        (at, command_id, command_id),
+    )
+
+
+def record_response(conn: psycopg.Connection[Any], response: Response) -> bool:
+    """Write a terminal answer; False when the command is unknown or has ended already (the first answer stands)."""
+    begun = response.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.REJECTED, Outcome.INDETERMINATE)
+    with conn.transaction():
+        done = conn.execute(
+            """
+            UPDATE command_history SET acknowledged_at = coalesce(acknowledged_at, %s), completed_at = %s, success = %s,
+                response_message = %s, response_data = %s
+            WHERE command_id = %s AND issued_at = (SELECT issued_at FROM command_ids WHERE command_id = %s)
+              AND success IS NULL
+            """,
+            (
+                response.acknowledged_at if begun else None,
+                response.completed_at,
+                response.success,
+                response.message,
+                Jsonb({**response.data, "outcome": response.outcome.value}),
+                response.command_id,
+                response.command_id,
+            ),
+        ).rowcount
+        if done:
+            conn.execute(
+                "UPDATE optimizer.command_outbox SET ended_at = clock_timestamp() WHERE command_id = %s",
+                (response.command_id,),
+            )
+    return bool(done)
+
+
+def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> None:
+    """Write an answer as it came from Redis (stores.redis.pending.parse_response)."""
+    acknowledged = datetime.fromisoformat(answer["acknowledged_at"])
+    if answer["kind"] == "acknowledged":
+        record_acknowledged(conn, answer["command_id"], acknowledged)
+        return
+    record_response(
+        conn,
+        Response(
+            command_id=answer["command_id"],
+            device_id=answer["device_id"],
+            outcome=Outcome(answer["outcome"]),
+            message=str(answer["message"]),
+            data=answer.get("data") or {},
+            acknowledged_at=acknowledged,
+            completed_at=datetime.fromisoformat(answer["completed_at"]),
+        ),
+    )
+
+
+def end_unpushed(conn: psycopg.Connection[Any], command_id: str, outcome: Outcome, why: str, at: datetime) -> bool:
+    """End a command that no device will see (purged, latched, too late)."""
+    return record_response(
+        conn,
+        Response(
+            command_id=command_id,
+            device_id="",
+            outcome=outcome,
+            message=why,
+            data={},
+            acknowledged_at=at,
+            completed_at=at,
+        ),
+    )
+
+
+def expire_overdue(conn: psycopg.Connection[Any], site_id: str, now: datetime, grace_s: float) -> int:
+    """End commands without an answer at deadline + grace: expired, or indeterminate when a device had begun."""
+    rows = conn.execute(
+        """
+        SELECT o.command_id, h.acknowledged_at IS NOT NULL FROM optimizer.command_outbox o
+        JOIN command_history h ON h.command_id = o.command_id AND h.issued_at = o.issued_at
+        WHERE o.site_id = %s AND o.ended_at IS NULL AND o.expires_at < %s
+        """,
+        (site_id, now - timedelta(seconds=grace_s)),
+    ).fetchall()
+    for command_id, begun in rows:
+        outcome = Outcome.INDETERMINATE if begun else Outcome.EXPIRED
+        why = "begun, but never reported as done" if begun else "no device began it before its deadline"
+        end_unpushed(conn, command_id, outcome, why, now)
+    return len(rows)
+
+
+def open_commands(conn: psycopg.Connection[Any], site_id: str) -> int:
+    """How many commands of the site have not ended."""
+    row = conn.execute(
+        "SELECT count(*) FROM optimizer.command_outbox WHERE site_id = %s AND ended_at IS NULL", (site_id,)
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def last_types(conn: psycopg.Connection[Any], site_id: str) -> dict[str, CommandType]:
+    """The last command of each device that moved or stopped its power."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT ON (device_id) device_id, command_type FROM optimizer.command_outbox
+        WHERE site_id = %s AND command_type NOT IN ('update_parameters', 'request_status') ORDER BY device_id, seq DESC
+        """,
+        (site_id,),
+    )
+    return {device_id: CommandType(kind) for device_id, kind in rows}

@@ -1,0 +1,1 @@
+"""Redis: the command queue as Lua scripts, device status, site metrics, sessions."""

@@ -1,0 +1,17 @@
+-- KEYS: pending list, processing list.  Returns {now_ms, message or '', dropped messages...}.
+-- Messages past their deadline are dropped here, by Redis TIME, and handed back so that history learns of them.
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local result = {tostring(now_ms), ''}
+while true do
+  local raw = redis.call('RPOP', KEYS[1])
+  if not raw then return result end
+  local ok, message = pcall(cjson.decode, raw)
+  local expires = ok and type(message) == 'table' and tonumber(message['expires_at_ms']) or nil
+  if expires and expires > now_ms then
+    redis.call('LPUSH', KEYS[2], raw)
+    result[2] = raw
+    return result
+  end
+  table.insert(result, raw)
+end

@@ -1,0 +1,241 @@
+"""The command queue in Redis: push, take, finish, answers. Every change of more than one key is one Lua script.
+
+Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids, for re-pushes),
+commands:responses:{site} and its processing list, device:latch:{device}. docs/command_protocol.md has the wire format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from core.commands import Command, CommandType, Outcome, Response, iso_utc
+from core.errors import InputError
+
+
+def _script(name: str) -> str:
+    return (files(__package__) / "lua" / name).read_text()
+
+
+_PUSH, _TAKE, _FINISH = _script("push.lua"), _script("take.lua"), _script("finish.lua")
+
+
+def pending_key(device_id: str) -> str:
+    """The documented pending list."""
+    return f"commands:pending:{device_id}"
+
+
+def processing_key(device_id: str) -> str:
+    """What a device has taken and not finished."""
+    return f"commands:processing:{device_id}"
+
+
+def latch_key(device_id: str) -> str:
+    """There while the device is latched by an emergency_shutdown."""
+    return f"device:latch:{device_id}"
+
+
+def responses_key(site_id: str) -> str:
+    """Answers on their way into command_history."""
+    return f"commands:responses:{site_id}"
+
+
+class Pushed(IntEnum):
+    """What became of a push."""
+
+    PUSHED = 1
+    ALREADY = 0
+    TOO_LATE = -1
+    LATCHED = -2
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """Status, and the ids of pending starts that an emergency_shutdown purged."""
+
+    command_id: str
+    status: Pushed
+    purged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message that this device now holds in its processing list."""
+
+    raw: str
+    command: Command
+    redis_now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TakeResult:
+    """What a take found: a message or none, messages past their deadline, and messages that cannot be read."""
+
+    taken: Taken | None
+    expired: tuple[Command, ...]
+    broken: tuple[str, ...]
+
+
+def redis_now(client: redis.Redis) -> datetime:
+    """Redis TIME: the one clock that judges expiry."""
+    seconds, micros = client.time()  # type: ignore[misc]
+    return datetime.fromtimestamp(int(seconds), tz=UTC).replace(microsecond=int(micros))
+
+
+def push_many(client: redis.Redis, commands: Sequence[Command]) -> list[PushResult]:
+    """Push commands in order, in one round trip. Pushing a command again inside its deadline changes nothing."""
+    pipe = client.pipeline(transaction=False)
+    for command in commands:
+        pipe.eval(
+            _PUSH,
+            3,
+            pending_key(command.device_id),
+            latch_key(command.device_id),
+            f"commands:pushed:{command.device_id}",
+            command.to_wire(),
+            command.command_id,
+            command.timeout_s * 1000,
+            round(command.expires_at.timestamp() * 1000),
+            command.command_type.value,
+            "1" if command.command_type.is_start else "0",
+        )
+    return [
+        PushResult(command.command_id, Pushed(int(reply[0])), tuple(str(item) for item in reply[1:]))
+        for command, reply in zip(commands, pipe.execute(), strict=True)
+    ]
+
+
+def push(client: redis.Redis, command: Command) -> PushResult:
+    """Push one command; see push_many."""
+    return push_many(client, [command])[0]
+
+
+def take_all(client: redis.Redis, device_id: str) -> TakeResult:
+    """Take the oldest message that is not past its deadline; dropped ones come back so that they can be answered."""
+    reply = client.eval(_TAKE, 2, pending_key(device_id), processing_key(device_id))
+    now = datetime.fromtimestamp(int(reply[0]) / 1000, tz=UTC)  # type: ignore[index]
+    expired, broken = [], []
+    for raw in reply[2:]:  # type: ignore[index]
+        try:
+            expired.append(Command.from_wire(raw))
+        except InputError:
+            broken.append(str(raw))
+    raw = str(reply[1])  # type: ignore[index]
+    if not raw:
+        return TakeResult(None, tuple(expired), tuple(broken))
+    try:
+        return TakeResult(Taken(raw, Command.from_wire(raw), now), tuple(expired), tuple(broken))
+    except InputError:
+        client.lrem(processing_key(device_id), 1, raw)
+        return TakeResult(None, tuple(expired), (*broken, raw))
+
+
+def take(client: redis.Redis, device_id: str) -> Taken | None:
+    """The next message, or None; see take_all."""
+    return take_all(client, device_id).taken
+
+
+def processing(client: redis.Redis, device_id: str) -> list[str]:
+    """Messages taken and not finished, oldest first."""
+    found: list[str] = client.lrange(processing_key(device_id), 0, -1)  # type: ignore[assignment]
+    return list(reversed(found))
+
+
+def response_json(response: Response) -> str:
+    """A terminal answer as it travels."""
+    return json.dumps(
+        {
+            "kind": "response",
+            "command_id": response.command_id,
+            "device_id": response.device_id,
+            "outcome": response.outcome.value,
+            "message": response.message,
+            "data": dict(response.data),
+            "acknowledged_at": iso_utc(response.acknowledged_at),
+            "completed_at": iso_utc(response.completed_at),
+        },
+        allow_nan=False,
+    )
+
+
+def finish(client: redis.Redis, command: Command, raw: str, response: Response) -> None:
+    """Hand in the answer and let the message go, in one step. A completed reset of the latch clears its key."""
+    reset = (
+        command.command_type is CommandType.UPDATE_PARAMETERS
+        and response.outcome is Outcome.COMPLETED
+        and float(command.parameters.get("reset_latch", 0)) >= 1
+    )
+    client.eval(
+        _FINISH,
+        3,
+        processing_key(command.device_id),
+        responses_key(command.site_id),
+        latch_key(command.device_id),
+        raw,
+        response_json(response),
+        "1" if reset else "0",
+    )
+
+
+def acknowledge(client: redis.Redis, command: Command, at: datetime) -> None:
+    """Say that the device has begun; the terminal answer follows with `finish`."""
+    message = {
+        "kind": "acknowledged",
+        "command_id": command.command_id,
+        "device_id": command.device_id,
+        "acknowledged_at": iso_utc(at),
+    }
+    client.lpush(responses_key(command.site_id), json.dumps(message))
+
+
+def answer_expired(client: redis.Redis, commands: Iterable[Command], at: datetime) -> None:
+    """Answers for messages that a take dropped."""
+    for command in commands:
+        response = Response(
+            command_id=command.command_id,
+            device_id=command.device_id,
+            outcome=Outcome.EXPIRED,
+            message="its deadline passed before the device took it",
+            data={},
+            acknowledged_at=at,
+            completed_at=at,
+        )
+        client.lpush(responses_key(command.site_id), response_json(response))
+
+
+def take_responses(client: redis.Redis, site_id: str, limit: int) -> list[str]:
+    """Answers, oldest first, left in place until drop_responses: read again after a crash (recording is idempotent)."""
+    found: list[str] = client.lrange(responses_key(site_id), -limit, -1)  # type: ignore[assignment]
+    return list(reversed(found))
+
+
+def drop_responses(client: redis.Redis, site_id: str, answers: Sequence[str]) -> None:
+    """Drop answers that command_history has."""
+    pipe = client.pipeline(transaction=False)
+    for answer in answers:
+        pipe.lrem(responses_key(site_id), -1, answer)
+    pipe.execute()
+
+
+def parse_response(text: str) -> dict[str, Any]:
+    """An answer as a dict; InputError when it is none."""
+    try:
+        raw = json.loads(text)
+        if raw["kind"] not in ("response", "acknowledged"):
+            raise ValueError(raw["kind"])
+        if raw["kind"] == "response":
+            Outcome(raw["outcome"])
+        str(raw["command_id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            source="responses list", field="message", value=text, expected=f"an answer ({error})"
+        ) from None
+    parsed: dict[str, Any] = raw
+    return parsed
