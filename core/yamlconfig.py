@@ -106,7 +106,8 @@ def _refuse_duplicates(node: yaml.Node, source: str, path: str) -> None:
 
 
 def _input_error(error: ValidationError, source: str, node: yaml.Node | None, model: type[BaseModel]) -> InputError:
-    faults = error.errors(include_url=False)
+    # A misspelt key is both unknown and missing: the unknown one says more.
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     first = faults[0]
     location = first["loc"]
     kind = first["type"]
