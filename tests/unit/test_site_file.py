@@ -85,12 +85,12 @@ def test_a_pack_without_limits_is_refused():
     "text", ["", "[1, 2]", "just text", "a: [", "a: *b", "? [x]\n: 1", "a: !!python/object:x {}", "\x00"]
 )
 def test_text_that_is_no_site_is_an_input_error(text):
-    with pytest.raises(InputError, match="site.yaml"):
+    with pytest.raises(InputError, match=r"site\.yaml"):
         _parse(text)
 
 
 def test_deep_nesting_is_an_input_error():
-    with pytest.raises(InputError, match="site.yaml"):
+    with pytest.raises(InputError, match=r"site\.yaml"):
         _parse("a: " + "[" * 5000)
 
 
@@ -104,10 +104,9 @@ def test_any_text_gives_a_site_or_an_input_error(text):
 def test_one_changed_character_gives_a_site_or_an_input_error(position, character):
     try:
         site = _parse(DEMO[:position] + character + DEMO[position + 1 :])
-    except InputError as error:
-        assert error.field
-    else:
-        assert site.packs
+    except InputError:
+        return
+    assert site.packs
 
 
 @given(
