@@ -72,7 +72,7 @@ def test_reconnect_gives_working_connections(stores):
         with stores.pg_connect() as another:
             assert another.info.dbname == stores.pg.info.dbname
     finally:
-        stores.close()
+        stores.pg.close()  # the new one; the others belong to the fixtures
 
 
 def test_open_stores_with_the_users_own_servers_starts_none(servers, pg_dsn, mongo_db, redis_client, tmp_path):
