@@ -1,0 +1,80 @@
+"""A plan: net set points over the horizon, what they lead to, what they cost, and why. Not here: how it is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.decisions import Reason
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """One device; arrays have shape (N,). States are those at the END of each slot."""
+
+    device_id: str
+    power_w: FloatArray
+    """Net, discharge positive."""
+    energy_wh: FloatArray
+    soc_pct: FloatArray
+    temperature_c: FloatArray
+    voltage_v: FloatArray
+    energy_value_eur_per_kwh: FloatArray
+    """Shadow price: what one more stored kWh would be worth at the end of the slot."""
+    reasons: tuple[Reason, ...]
+    binding: tuple[str, ...]
+    """Names of the limits that hold in the slot, separated by spaces; empty where none does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A site's plan that has passed the replay."""
+
+    dt_s: float
+    devices: tuple[DevicePlan, ...]
+    grid_import_w: FloatArray
+    grid_export_w: FloatArray
+    curtail_w: FloatArray
+    meter_price_eur_per_kwh: FloatArray
+    """Shadow price of power at the meter, limits and peak included."""
+    objective_eur: float
+    energy_cost_eur: float
+    wear_eur: float
+    peak_w: float
+    solver: str
+    status: str
+    """`optimal`, or what was wrong on the way: limits that could not be kept, solvers that failed."""
+    iterations: int
+    solve_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, rounded to what means something, for the decision's record."""
+        return {
+            "dt_s": self.dt_s,
+            "solver": self.solver,
+            "status": self.status,
+            "objective_eur": round(self.objective_eur, 6),
+            "energy_cost_eur": round(self.energy_cost_eur, 6),
+            "wear_eur": round(self.wear_eur, 6),
+            "peak_w": round(self.peak_w, 1),
+            "grid_import_w": np.round(self.grid_import_w - self.grid_export_w, 1).tolist(),
+            "curtail_w": np.round(self.curtail_w, 1).tolist(),
+            "meter_price_eur_per_kwh": np.round(self.meter_price_eur_per_kwh, 5).tolist(),
+            "devices": [
+                {
+                    "device_id": part.device_id,
+                    "power_w": np.round(part.power_w, 2).tolist(),
+                    "soc_pct": np.round(part.soc_pct, 3).tolist(),
+                    "temperature_c": np.round(part.temperature_c, 2).tolist(),
+                    "energy_value_eur_per_kwh": np.round(part.energy_value_eur_per_kwh, 5).tolist(),
+                    "reasons": [reason.value for reason in part.reasons],
+                    "binding": list(part.binding),
+                }
+                for part in self.devices
+            ],
+        }

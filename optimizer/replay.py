@@ -1,0 +1,170 @@
+"""The independent replay: what a net plan really does and costs, and which hard limits it breaks.
+
+Shares no code with the assembly: plain recursion over steps from the problem data alone. A plan is a plan only after this.
+Not here: repairing beyond projection onto hard limits (`project`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.problem import DeviceData, SiteProblem
+
+FloatArray = NDArray[np.float64]
+TOLERANCE_W = 0.5
+TOLERANCE_SHARE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Trajectories: device arrays have shape (devices, N), values at the END of each step; meter arrays (N,)."""
+
+    objective_eur: float
+    energy_cost_eur: float
+    wear_eur: float
+    energy_wh: FloatArray
+    temperature_c: FloatArray
+    voltage_v: FloatArray
+    import_w: FloatArray
+    export_w: FloatArray
+    curtail_w: FloatArray
+    peak_w: float
+    hard_violations: tuple[str, ...]
+    """Limits that no plan may break: power bounds, and energy, taper and meter limits that the state allows to keep."""
+    soft_violations: tuple[str, ...]
+    """Limits that the state or the load has already broken, each by the most it is exceeded."""
+
+
+def project(problem: SiteProblem, power_w: FloatArray) -> FloatArray:
+    """Nearest net powers (devices, N) within power bounds, tapers and energy limits, step by step."""
+    result = np.array(power_w, dtype=np.float64)
+    h = problem.dt_h
+    for i, d in enumerate(problem.devices):
+        e = d.energy_wh
+        for k in range(problem.steps):
+            charge = min(d.charge_max_w[k], max(0.0, d.charge_taper_w[k] - d.charge_taper_w_per_wh[k] * e))
+            discharge = min(d.discharge_max_w[k], max(0.0, d.discharge_taper_w[k] + d.discharge_taper_w_per_wh[k] * e))
+            # The tapers give way while the state is outside, so that it can come back.
+            charge = d.charge_max_w[k] if e < d.energy_min_wh else charge
+            discharge = d.discharge_max_w[k] if e > d.energy_max_wh else discharge
+            room_up = max(0.0, d.energy_max_wh - e + d.leak_wh) / (h * d.eta_charge[k])
+            room_down = max(0.0, e - d.leak_wh - d.energy_min_wh) * d.eta_discharge[k] / h
+            p = min(max(result[i, k], -min(charge, room_up)), min(discharge, room_down))
+            result[i, k] = p
+            e += h * (d.eta_charge[k] * max(-p, 0.0) - max(p, 0.0) / d.eta_discharge[k]) - d.leak_wh
+    return result
+
+
+def replay(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> Replay:
+    """Run net powers (devices, N) and curtailment (N,) through the model and price them."""
+    h, n, grid, soft = problem.dt_h, problem.steps, problem.grid, problem.soft
+    count = len(problem.devices)
+    energy, temperature, voltage = np.empty((count, n)), np.empty((count, n)), np.empty((count, n))
+    hard: list[str] = []
+    worst_soft: dict[str, float] = {}
+    objective = wear = 0.0
+    for i, d in enumerate(problem.devices):
+        cost, worn = _run_device(d, problem, power_w[i], energy[i], temperature[i], voltage[i], hard, worst_soft)
+        objective += cost
+        wear += worn
+    net = grid.load_w - grid.pv_w + curtail_w - power_w.sum(axis=0)
+    bought, sold = np.maximum(net, 0.0), np.maximum(-net, 0.0)
+    peak = max(grid.peak_incurred_w, float(bought.max(initial=0.0)))
+    energy_cost = float(h * (grid.buy_eur_per_kwh * bought - grid.sell_eur_per_kwh * sold).sum() / 1000)
+    objective += energy_cost + grid.peak_price_eur_per_kw * peak / 1000
+    objective += float(h * grid.curtailment_cost_eur_per_kwh * curtail_w.sum() / 1000)
+    for name, flow, limit in (("import", bought, grid.import_limit_w), ("export", sold, grid.export_limit_w)):
+        excess = np.maximum(flow - limit, 0.0)
+        objective += float(soft.grid_eur_per_kw * excess.sum() / 1000)
+        if excess.max(initial=0.0) > TOLERANCE_W:
+            worst_soft[f"grid {name}"] = float(excess.max())
+    if grid.target_w is not None:
+        objective += float(h * grid.tracking_weight * ((net - grid.target_w) ** 2).sum() / 1e6)
+    ceiling = grid.pv_w if grid.curtailable else np.zeros(n)
+    if ((curtail_w < -TOLERANCE_W) | (curtail_w > ceiling + TOLERANCE_W)).any():
+        hard.append("curtailment beyond the PV there is")
+    if not np.isfinite(objective):
+        hard.append("the objective is not finite")
+    return Replay(
+        objective_eur=objective,
+        energy_cost_eur=energy_cost,
+        wear_eur=wear,
+        energy_wh=energy,
+        temperature_c=temperature,
+        voltage_v=voltage,
+        import_w=bought,
+        export_w=sold,
+        curtail_w=curtail_w,
+        peak_w=peak,
+        hard_violations=tuple(hard),
+        soft_violations=tuple(f"{name} by {value:.3g}" for name, value in worst_soft.items()),
+    )
+
+
+def _run_device(
+    d: DeviceData,
+    problem: SiteProblem,
+    power_w: FloatArray,
+    energy: FloatArray,
+    temperature: FloatArray,
+    voltage: FloatArray,
+    hard: list[str],
+    worst: dict[str, float],
+) -> tuple[float, float]:
+    h, soft = problem.dt_h, problem.soft
+    e, t = d.energy_wh, d.temperature_c
+    high, low = max(e, d.energy_high_wh), min(e, d.energy_low_wh)
+    cost = worn = 0.0
+
+    def note(what: str, amount: float, tolerance: float) -> None:
+        if amount > tolerance:
+            key = f"{d.device_id} {what}"
+            worst[key] = max(worst.get(key, 0.0), amount)
+
+    for k in range(problem.steps):
+        p = float(power_w[k])
+        charge, discharge = max(-p, 0.0), max(p, 0.0)
+        if charge > d.charge_max_w[k] + TOLERANCE_W or discharge > d.discharge_max_w[k] + TOLERANCE_W:
+            hard.append(f"{d.device_id} power {p:.1f} W at step {k}")
+        v = d.voltage_v[k] + d.voltage_v_per_wh[k] * e + d.voltage_v_per_w[k] * (charge - discharge)
+        over_v = max(0.0, v - d.voltage_max_v, d.voltage_min_v - v)
+        inside = d.energy_min_wh <= e <= d.energy_max_wh
+        e += h * (d.eta_charge[k] * charge - discharge / d.eta_discharge[k]) - d.leak_wh
+        t = (
+            d.temperature_a * t
+            + d.temperature_charge_k_per_w[k] * charge
+            + d.temperature_discharge_k_per_w[k] * discharge
+            + d.temperature_drift_c[k]
+        )
+        over_e = max(0.0, e - d.energy_max_wh, d.energy_min_wh - e)
+        slack = TOLERANCE_SHARE * d.capacity_wh + d.leak_wh
+        if inside and over_e > slack:
+            hard.append(f"{d.device_id} energy {e:.1f} Wh at step {k}")
+        over_t = max(0.0, t - d.temperature_max_c[k], d.temperature_min_c - t)
+        note("energy (Wh)", over_e, slack)
+        note("temperature (K)", over_t, 1e-3)
+        note("voltage (V)", over_v, 1e-2)
+        high, low = max(high, e), min(low, e)
+        worn += h * d.wear_eur_per_kwh * (charge + discharge) / 1000
+        cost += h * d.wear_quadratic * (charge**2 + discharge**2) / 1e6
+        cost += h * d.soc_stress_eur_per_h * (e / d.capacity_wh - d.soc_stress_centre) ** 2
+        if d.reference_w is not None:
+            cost += h * d.move_weight * (p - d.reference_w[k]) ** 2 / 1e6
+        for amount, linear, quadratic in (
+            (over_e / 1000, soft.energy_eur_per_kwh, soft.energy_quadratic),
+            (over_t, soft.temperature_eur_per_k, soft.temperature_quadratic),
+            (over_v, soft.voltage_eur_per_v, soft.voltage_quadratic),
+        ):
+            cost += linear * amount + 0.5 * quadratic * amount**2
+        energy[k], temperature[k], voltage[k] = e, t, v
+    depth = max(0.0, high - low - d.cycle_depth_wh)
+    note("cycle depth (Wh)", depth, TOLERANCE_SHARE * d.capacity_wh)
+    cost += soft.depth_eur_per_kwh * depth / 1000 - d.terminal_value_eur_per_kwh * e / 1000
+    if d.terminal_energy_wh is not None:
+        missed = abs(e - d.terminal_energy_wh)
+        note("terminal energy (Wh)", missed, 1e-3 * d.capacity_wh)
+        cost += soft.terminal_eur_per_kwh * missed / 1000
+    return cost + worn, worn
