@@ -142,9 +142,7 @@ class Command:
 
     def __post_init__(self) -> None:
         if self.issued_at.tzinfo is None:
-            raise InputError(
-                source="command", field="issued_at", value=self.issued_at, expected="an aware datetime (UTC)"
-            )
+            raise InputError(source="command", field="issued_at", value=self.issued_at, expected="an aware datetime (UTC)")
         if self.timeout_s <= 0:
             raise InputError(source="command", field="timeout", value=self.timeout_s, expected="seconds > 0")
 

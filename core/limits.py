@@ -343,10 +343,7 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
                 current, code = i_heat, 6
             if not charging and current > 0.5 * v_oc / r:
                 current, code = 0.5 * v_oc / r, 3
-            if current > 0.0:
-                power = current * (v_oc + current * r) if charging else current * (v_oc - current * r)
-            else:
-                power = 0.0
+            power = (current * (v_oc + current * r) if charging else current * (v_oc - current * r)) if current > 0.0 else 0.0
             if rated < power:
                 power, code = rated, 0
             taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * min(1.0, max(0.0, room / SOC_TAPER_PCT))

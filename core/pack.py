@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,7 @@ def ocv_slope_v_per_pct(ocv: FloatArray, series: float, soc: float) -> float:
 class Pack:
     """A simulated pack. `step` takes power at the terminals, discharge positive."""
 
-    def __init__(
-        self, config: DeviceConfig, *, soc_pct: float, soh_pct: float, temperature_c: float, ambient_c: float
-    ) -> None:
+    def __init__(self, config: DeviceConfig, *, soc_pct: float, soh_pct: float, temperature_c: float, ambient_c: float) -> None:
         if not 0 <= soc_pct <= 100:
             raise InputError(source=f"device {config.device_id}", field="soc_pct", value=soc_pct, expected="0 to 100 %")
         self.config = config
@@ -101,9 +99,7 @@ class Pack:
     def step(self, power_w: float, dt_s: float) -> float:
         """Hold a power for dt_s; returns the mean power that flowed. InputError when it is not a number."""
         if not np.isfinite(power_w) or not dt_s > 0:
-            raise InputError(
-                source=f"device {self.config.device_id}", field="power_w", value=power_w, expected="a finite number"
-            )
+            raise InputError(source=f"device {self.config.device_id}", field="power_w", value=power_w, expected="a finite number")
         step(
             self._state,
             np.array([power_w]),
@@ -138,7 +134,7 @@ class Pack:
 
     def condition(self, dt_s: float) -> Condition:
         """What core.limits needs for the next dt_s, from the true state."""
-        state = self.state(datetime.min)
+        state = self.state(datetime.fromtimestamp(0, tz=UTC))
         base = condition_from_state(self.config, state, dt_s, ambient_c=self.ambient_c)
         soc = self._state[0, 0]
         open_circuit = self.config.series_cells * interpolate(self._ocv, soc) - self._state[0, 1]
@@ -162,9 +158,7 @@ def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *,
         worst = max(state.cell_voltages_v) if soc > 0.5 else min(state.cell_voltages_v)
         open_circuit *= worst / mean_cell
     decay = float(np.exp(-dt_s * parameters[8] / parameters[7]))
-    resistance = max(
-        state.internal_resistance_ohm, step_resistance_ohm(parameters, soc, state.temperature_c, dt_s)
-    )
+    resistance = max(state.internal_resistance_ohm, step_resistance_ohm(parameters, soc, state.temperature_c, dt_s))
     return Condition(
         soc_pct=state.soc_pct,
         temperature_c=max(cells),

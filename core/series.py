@@ -96,13 +96,9 @@ def check_series(name: str, stamps: Sequence[datetime], values: Sequence[float],
         if step_s == 0:
             raise InputError(source=source, field=where, value="duplicate stamp", expected="each stamp once")
         if step_s < 0:
-            raise InputError(
-                source=source, field=where, value="stamp before its predecessor", expected="ascending times"
-            )
+            raise InputError(source=source, field=where, value="stamp before its predecessor", expected="ascending times")
         if step_s > dt_s:
-            raise InputError(
-                source=source, field=where, value=f"gap of {step_s:g} s", expected=f"a value every {dt_s:g} s"
-            )
+            raise InputError(source=source, field=where, value=f"gap of {step_s:g} s", expected=f"a value every {dt_s:g} s")
         if step_s < dt_s:
             raise InputError(
                 source=source,

@@ -43,7 +43,10 @@ def predict(
     power = np.asarray(power_profile_w, dtype=np.float64)
     if not len(power) or not np.isfinite(power).all():
         raise InputError(
-            source=f"twin of {config.device_id}", field="power_profile", value=power, expected="finite numbers, one a step"
+            source=f"twin of {config.device_id}",
+            field="power_profile",
+            value=power,
+            expected="finite numbers, one a step",
         )
     hours = len(power) * dt_s / 3600.0
     if abs(hours - round(hours)) > 1e-9:

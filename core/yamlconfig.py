@@ -70,9 +70,7 @@ def parse_model(text: str, source: str, model: type[Model]) -> Model:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = "" if mark is None else f":{mark.line + 1}"
-        raise InputError(
-            source=source + line, field="YAML", value=error.problem or "", expected="well-formed YAML"
-        ) from None
+        raise InputError(source=source + line, field="YAML", value=error.problem or "", expected="well-formed YAML") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise InputError(source=source, field="YAML", value=str(error), expected="well-formed YAML") from None
     except RecursionError:

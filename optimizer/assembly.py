@@ -56,9 +56,7 @@ class _Matrix:
         r, c = np.concatenate(rows.rows), np.concatenate(rows.cols)
         self._order = np.lexsort((r, c))
         pointers = np.concatenate([[0], np.cumsum(np.bincount(c, minlength=width))])
-        self.csc = sp.csc_matrix(
-            (np.concatenate(rows.values)[self._order], r[self._order], pointers), shape=(rows.count, width)
-        )
+        self.csc = sp.csc_matrix((np.concatenate(rows.values)[self._order], r[self._order], pointers), shape=(rows.count, width))
 
     def refill(self, rows: _Rows) -> None:
         self.csc.data[:] = np.concatenate(rows.values)[self._order]

@@ -115,13 +115,9 @@ def device_data(
         soc_high_pct=soc * 100.0,
     )
     # What depends on the SoC itself is left to rows of the QP: the plan will leave the predicted trajectory.
-    free = replace(
-        limits, soc_min_pct=-1e4, soc_max_pct=1e4, cycle_depth_pct=1e4, voltage_min_v=-1e6, voltage_max_v=1e6
-    )
+    free = replace(limits, soc_min_pct=-1e4, soc_max_pct=1e4, cycle_depth_pct=1e4, voltage_min_v=-1e6, voltage_max_v=1e6)
     bounds = power_bounds(free, condition, dt_s)
-    now = power_bounds(
-        limits, condition_from_state(config, state, dt_s, ambient_c=float(ambient_c[0])), dt_s
-    )
+    now = power_bounds(limits, condition_from_state(config, state, dt_s, ambient_c=float(ambient_c[0])), dt_s)
     charge_max, discharge_max = bounds.charge_w.copy(), bounds.discharge_w.copy()
     charge_max[0] = min(charge_max[0], now.charge_w[0] * (1 - SHORT_OF_LIMIT))
     discharge_max[0] = min(discharge_max[0], now.discharge_w[0] * (1 - SHORT_OF_LIMIT))

@@ -108,7 +108,7 @@ class MpcSolver:
         n = problem.steps
         values, meter = np.zeros((len(problem.devices), n)), np.zeros(n)
         if solved is not None:
-            qp, solution = solved
+            solution = solved[1]
             for i in range(len(problem.devices)):
                 values[i] = solution.equality_duals[2 * n * i : 2 * n * i + n]
             meter = solution.equality_duals[2 * n * len(problem.devices) : 2 * n * len(problem.devices) + n] / problem.dt_h

@@ -52,7 +52,7 @@ def project(problem: SiteProblem, power_w: FloatArray) -> FloatArray:
             discharge = d.discharge_max_w[k] if e > d.energy_max_wh else discharge
             room_up = max(0.0, d.energy_max_wh - e + d.leak_wh) / (h * d.eta_charge[k])
             room_down = max(0.0, e - d.leak_wh - d.energy_min_wh) * d.eta_discharge[k] / h
-            p = min(max(result[i, k], -min(charge, room_up)), min(discharge, room_down))
+            p = min(max(result[i, k], -min(charge, room_up)), discharge, room_down)
             result[i, k] = p
             e += h * (d.eta_charge[k] * max(-p, 0.0) - max(p, 0.0) / d.eta_discharge[k]) - d.leak_wh
     return result

@@ -62,9 +62,7 @@ def solve_piqp(qp: SiteQP) -> RawSolution:
     x = fixed.copy()
     x[free] = np.array(solver.result.x)
     return _checked(
-        RawSolution(
-            x, np.array(solver.result.y), "piqp", int(solver.result.info.iter), time.perf_counter() - began_s
-        )
+        RawSolution(x, np.array(solver.result.y), "piqp", int(solver.result.info.iter), time.perf_counter() - began_s)
     )
 
 
@@ -125,9 +123,7 @@ def solve_cvxpy(qp: SiteQP) -> RawSolution:
         raise SolverError(f"cvxpy: {problem.status}")
     iterations = int(problem.solver_stats.num_iters or 0)
     return _checked(
-        RawSolution(
-            np.asarray(x.value), np.asarray(equal.dual_value), "cvxpy", iterations, time.perf_counter() - began_s
-        )
+        RawSolution(np.asarray(x.value), np.asarray(equal.dual_value), "cvxpy", iterations, time.perf_counter() - began_s)
     )
 
 

@@ -91,12 +91,11 @@ class MpcPolicy:
 
     def problem(self, observation: Observation) -> SiteProblem:
         """SiteProblem of the observation; raises PolicyUnableError naming the input that is missing or wrong."""
-        assert self.record.horizon_hours is not None and self.record.update_interval_seconds is not None  # noqa: S101
-        dt_s = float(self.record.update_interval_seconds)
-        steps = round(self.record.horizon_hours * 3600 / dt_s)
+        dt_s = float(self.record.update_interval_seconds or 0)  # parse_config has refused a row without
+        steps = round((self.record.horizon_hours or 0) * 3600 / dt_s)
         if observation.missing_predictions:
-            device, why = next(iter(observation.missing_predictions.items()))
-            raise PolicyUnableError(f"prediction of {device}: {why}")
+            first, why = next(iter(observation.missing_predictions.items()))
+            raise PolicyUnableError(f"prediction of {first}: {why}")
         if not observation.devices:
             raise PolicyUnableError("no device of the site may be commanded")
         site, start = observation.site, observation.starts_at
@@ -156,8 +155,7 @@ class MpcPolicy:
 def decision_of(record: PolicyRecord, observation: Observation, plan: Plan) -> Decision:
     """The first step of a plan as a Decision; reasons come from the plan's slot 0."""
     set_points = tuple(
-        SetPoint(device_id=part.device_id, power_w=float(part.power_w[0]), reason=part.reasons[0])
-        for part in plan.devices
+        SetPoint(device_id=part.device_id, power_w=float(part.power_w[0]), reason=part.reasons[0]) for part in plan.devices
     )
     stored: Mapping[str, Any] = {"starts_at": observation.starts_at.isoformat(), **plan.as_json()}
     return Decision(

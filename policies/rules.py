@@ -50,8 +50,7 @@ class ThresholdRule:
         else:
             room_w, sign = 0.0, 0.0
         wish_w = {
-            d.device_id: RULE_C_RATE_PER_H * capacity_wh(d, observation.states[d.device_id].soh_pct)
-            for d in observation.devices
+            d.device_id: RULE_C_RATE_PER_H * capacity_wh(d, observation.states[d.device_id].soh_pct) for d in observation.devices
         }
         share = min(1.0, max(0.0, room_w) / max(sum(wish_w.values()), 1e-9))
         detail = f"price {now:.4f}, cheapest quarter <= {low:.4f}, dearest >= {high:.4f} EUR/kWh"

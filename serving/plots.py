@@ -50,7 +50,7 @@ def _finish(axes: Sequence[Axes], path: Path) -> None:
     for axis in axes:
         axis.grid(visible=True, alpha=0.3)
         axis.margins(x=0)
-    axes[-1].xaxis.set_major_formatter(mdates.DateFormatter("%d %b %H:%M"))
+    axes[-1].xaxis.set_major_formatter(mdates.DateFormatter("%d %b %H:%M"))  # type: ignore[no-untyped-call]
     axes[-1].set_xlabel("plant time (UTC)")
     figure = axes[0].figure
     figure.autofmt_xdate()
@@ -99,9 +99,7 @@ def plot_run(path: Path, picture: RunPicture) -> None:
     _finish(list(axes), path)
 
 
-def plot_plan(
-    path: Path, start: datetime, plan: Plan, buy: FloatArray, import_limit_w: float, export_limit_w: float
-) -> None:
+def plot_plan(path: Path, start: datetime, plan: Plan, buy: FloatArray, import_limit_w: float, export_limit_w: float) -> None:
     """A plan: price, power and SoC per device, net import with the limits."""
     stamps = [start + timedelta(seconds=k * plan.dt_s) for k in range(len(buy))]
     _, axes = plt.subplots(4, 1, sharex=True, figsize=(12, 10))

@@ -28,6 +28,7 @@ from stores.postgres.series import read_series
 
 log = structlog.get_logger()
 
+FAILURES: tuple[type[Exception], ...] = (InputError, *STORE_FAILURES)
 STALE_S = 900.0
 """Telemetry older than this is not predicted from: a prediction must not look fresher than its input."""
 
@@ -113,13 +114,11 @@ def run_twin(
             rounds += 1
             if on_round is not None:
                 on_round(due, count)
-        except (InputError, *STORE_FAILURES) as error:
+        except FAILURES as error:
             log.error("twin_failed", why=f"{type(error).__name__}: {error}")
             stop.wait(1.0)
         interval = timedelta(seconds=options.interval_s)
-        grid = datetime.fromtimestamp(
-            clock.now().timestamp() // options.interval_s * options.interval_s, tz=clock.now().tzinfo
-        )
+        grid = datetime.fromtimestamp(clock.now().timestamp() // options.interval_s * options.interval_s, tz=clock.now().tzinfo)
         due = grid + interval * 2 / 3
         if due <= clock.now():
             due += interval

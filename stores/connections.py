@@ -200,8 +200,8 @@ def _urls(settings: StoreSettings, embedded: EmbeddedServers | None) -> tuple[st
 
 def _migrate(pg: psycopg.Connection, mongo: Database[dict[str, Any]]) -> None:
     # Here, not at the top: those modules use connections, and a plain connection needs none of them.
-    from stores.mongo.schema import ensure_collections  # noqa: PLC0415
-    from stores.postgres.migrations import migrate  # noqa: PLC0415
+    from stores.mongo.schema import ensure_collections
+    from stores.postgres.migrations import migrate
 
     migrate(pg)
     ensure_collections(mongo)

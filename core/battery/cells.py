@@ -115,9 +115,7 @@ def resistance_growth(soh_pct: float) -> float:
 def capacity_ah(config: DeviceConfig, soh_pct: float) -> float:
     """Usable capacity of a pack; InputError when SoH is not a percentage (0-1 is a usual mistake)."""
     if not 1.0 < soh_pct <= 100.0:
-        raise InputError(
-            source=f"device {config.device_id}", field="soh_pct", value=soh_pct, expected="percent in (1, 100]"
-        )
+        raise InputError(source=f"device {config.device_id}", field="soh_pct", value=soh_pct, expected="percent in (1, 100]")
     return config.nominal_capacity_ah * soh_pct / 100.0
 
 

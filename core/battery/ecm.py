@@ -43,7 +43,8 @@ def interpolate(table: FloatArray, share: float) -> float:
     """Linear interpolation of a table over [0, 1], held at its ends."""
     position = min(max(share, 0.0), 1.0) * (table.shape[0] - 1)
     k = min(int(position), table.shape[0] - 2)
-    return table[k] + (position - k) * (table[k + 1] - table[k])
+    value: float = table[k] + (position - k) * (table[k + 1] - table[k])
+    return value
 
 
 @_compiled
@@ -52,12 +53,18 @@ def resistance_factor(soc: float, temperature_c: float, activation_k: float) -> 
     arrhenius = np.exp(activation_k * (1.0 / (temperature_c + 273.15) - 1.0 / 298.15))
     low = max(0.0, 0.2 - soc) / 0.2
     high = max(0.0, soc - 0.9) / 0.1
-    return arrhenius * (1.0 + 0.6 * low * low + 0.15 * high * high)
+    factor: float = arrhenius * (1.0 + 0.6 * low * low + 0.15 * high * high)
+    return factor
 
 
 @_compiled
 def step(
-    state: FloatArray, power_w: FloatArray, ocv: FloatArray, parameters: FloatArray, ambient_c: FloatArray, dt_s: float,
+    state: FloatArray,
+    power_w: FloatArray,
+    ocv: FloatArray,
+    parameters: FloatArray,
+    ambient_c: FloatArray,
+    dt_s: float,
     output: FloatArray,
 ) -> None:
     """Advance n packs by dt_s in substeps; state (n, 3) in place, power (n,), ocv (n, 21), output (n, 5).
@@ -103,7 +110,12 @@ def step(
 
 @_compiled
 def simulate(
-    state: FloatArray, power_w: FloatArray, ocv: FloatArray, parameters: FloatArray, ambient_c: FloatArray, dt_s: float,
+    state: FloatArray,
+    power_w: FloatArray,
+    ocv: FloatArray,
+    parameters: FloatArray,
+    ambient_c: FloatArray,
+    dt_s: float,
     history: FloatArray,
 ) -> None:
     """N steps of n packs: power and ambient (n, N), history (n, N, 8) = outputs then state at the END of each step."""

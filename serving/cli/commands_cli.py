@@ -12,6 +12,7 @@ from rich.table import Table
 
 from core.commands import PARAMETERS, CommandType
 from core.errors import InputError, StoreError
+from serving.dispatch.tick import push_and_settle
 from stores.connections import open_stores
 from stores.postgres import leases, outbox
 from stores.postgres.devices import get_device
@@ -38,9 +39,7 @@ def parse_parameters(pairs: list[str], command_type: CommandType) -> dict[str, A
         except ValueError:
             known = PARAMETERS[command_type].get(name)
             unit = known.unit if known else "see `pulsebms command types`"
-            raise InputError(
-                source="command line", field=f"--set {name}", value=value, expected=f"a number ({unit})"
-            ) from None
+            raise InputError(source="command line", field=f"--set {name}", value=value, expected=f"a number ({unit})") from None
     return result
 
 
@@ -66,10 +65,11 @@ def send(
         )
         epoch = leases.current_epoch(stores.pg, config.site_id)
         (command,) = outbox.enqueue(stores.pg, [draft], epoch=epoch, redis_now=pending.redis_now(stores.redis))
-        purged = pending.push_many(stores.redis, [command])
-        outbox.mark_pushed(stores.pg, [command.command_id])
-        if not purged and purged is not None:
-            raise StoreError(f"command {command.command_id} was recorded but not pushed")
+        (result,) = push_and_settle(stores, [command])
+        if result.status is not pending.Pushed.PUSHED:
+            raise StoreError(f"{command.command_id} was recorded but not pushed: {result.status.name.lower()}")
+        if result.purged:
+            console.print(f"{len(result.purged)} pending starts were purged")
         console.print(f"{command.command_id} {command.command_type.value} to {device}, begin within {timeout_s} s")
 
 
@@ -81,7 +81,12 @@ def types() -> None:
         table.add_row(kind.value, "reason", "text", "", "", "free text, kept on record")
         for name, spec in parameters.items():
             table.add_row(
-                "", name, spec.unit, f"{spec.minimum:g} to {spec.maximum:g}", "yes" if spec.required else "", spec.meaning
+                "",
+                name,
+                spec.unit,
+                f"{spec.minimum:g} to {spec.maximum:g}",
+                "yes" if spec.required else "",
+                spec.meaning,
             )
     console.print(table)
 

@@ -54,7 +54,9 @@ def dispatch(
     site: str = typer.Option(..., "--site", help="Site id."),
     until: str | None = typer.Option(None, "--until", help="Plant time after which no tick begins (ISO)."),
     validity_grace_s: float = typer.Option(
-        60.0, "--validity-grace", help="Wall seconds past the interval that devices keep a set point without a fresh one."
+        60.0,
+        "--validity-grace",
+        help="Wall seconds past the interval that devices keep a set point without a fresh one.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Decide and log, command nothing."),
 ) -> None:
@@ -64,9 +66,7 @@ def dispatch(
         ticks = run_loop(
             stores,
             clock_from_env(),
-            LoopOptions(
-                site_id=site, validity_grace_s=validity_grace_s, ends_at=parse_until(until), dry_run=dry_run
-            ),
+            LoopOptions(site_id=site, validity_grace_s=validity_grace_s, ends_at=parse_until(until), dry_run=dry_run),
             stop,
         )
         console.print(f"dispatcher of {site} ended after {ticks} ticks")
@@ -81,9 +81,7 @@ def device_run(
     stop = stop_on_signals()
     settings = StoreSettings.from_env()
     with open_stores(settings, migrate=True) as stores:
-        run_reference_device(
-            stores, device, clock_from_env(), settings.data_dir, stop=stop, ends_at=parse_until(until)
-        )
+        run_reference_device(stores, device, clock_from_env(), settings.data_dir, stop=stop, ends_at=parse_until(until))
 
 
 @twin_app.command("run")

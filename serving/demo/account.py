@@ -6,7 +6,7 @@ battery left fuller or emptier than it began neither gains nor loses by it. Not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -125,7 +125,7 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
     )
 
 
-def _count(names: Any) -> dict[str, int]:
+def _count(names: Iterable[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name in names:
         counts[name] = counts.get(name, 0) + 1

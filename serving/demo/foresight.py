@@ -41,9 +41,7 @@ def store_perfect_foresight(stores: Stores, site: SiteConfig, scenario: Scenario
         raise InputError(source="telemetry_data", field="device_id", value=missing, expected="a state at the start")
     ambient_c = scenario.ambient_c.window(start, steps, DT_S)
     predictions = {
-        d.device_id: predict(
-            d, states[d.device_id], np.zeros(steps), dt_s=DT_S, start=start, ambient_c=ambient_c
-        )
+        d.device_id: predict(d, states[d.device_id], np.zeros(steps), dt_s=DT_S, start=start, ambient_c=ambient_c)
         for d in devices
     }
     record = PolicyRecord(

@@ -69,9 +69,7 @@ def run_demo(options: DemoOptions, stop: threading.Event, console: Console) -> i
         run_dir.mkdir(parents=True, exist_ok=True)
         clock_file = run_dir / f"clock-{os.getpid()}"
         since = pending.redis_now(stores.redis)
-        children = Children(
-            run_dir / "logs", {"PULSEBMS_DATA": str(settings.data_dir), VARIABLE: f"@{clock_file}"}
-        )
+        children = Children(run_dir / "logs", {"PULSEBMS_DATA": str(settings.data_dir), VARIABLE: f"@{clock_file}"})
         try:
             code = _simulate(stores, site, scenario, start, end, options, children, clock_file, stop, console)
         finally:
@@ -113,8 +111,12 @@ def _simulate(
         ["dispatch", "--site", site.site_id, "--until", end.isoformat(), "--validity-grace", str(VALIDITY_GRACE_S)],
     )
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn(),
-        console=console, transient=False,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
     ) as progress:
         task = progress.add_task("starting processes", total=(end - start).total_seconds())
         if not _all_ready(children, clock_file, stop):

@@ -48,10 +48,12 @@ def prepare(stores: Stores, site: SiteConfig, prices: Series, start: datetime, d
     scenario = datasets.build_scenario(site, prices, start, int(np.ceil(days)), seed=SEED)
     for published, known_at in scenario.day_ahead:
         write_series(stores.pg, site.site_id, _renamed(published, PRICE), known_at)
+    # Each day's PV forecast uses the day before: it is known only then.
+    for forecast, known_at in scenario.pv_ahead:
+        write_series(stores.pg, site.site_id, _renamed(forecast, PV_FORECAST), known_at)
     before = start - timedelta(days=2)
     for name, series in (
         (LOAD_FORECAST, scenario.load_forecast_w),
-        (PV_FORECAST, scenario.pv_forecast_w),
         (AMBIENT, scenario.ambient_c),
     ):
         write_series(stores.pg, site.site_id, _renamed(series, name), before)

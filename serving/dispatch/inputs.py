@@ -56,9 +56,7 @@ class Gathered:
     all_devices: tuple[DeviceConfig, ...]
 
 
-def gather(
-    stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *, horizon_s: int, fresh: Freshness
-) -> Gathered:
+def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *, horizon_s: int, fresh: Freshness) -> Gathered:
     """Read every input of one tick.
 
     Raises InputError when the site is unknown or a series does not cover even the interval itself. A single device's
@@ -164,9 +162,7 @@ def _no_prediction(
     return None
 
 
-def _known_series(
-    stores: Stores, site_id: str, name: str, starts_at: datetime, horizon_s: int, inputs: dict[str, Any]
-) -> Series:
+def _known_series(stores: Stores, site_id: str, name: str, starts_at: datetime, horizon_s: int, inputs: dict[str, Any]) -> Series:
     """What is known now; where the horizon reaches past it, the value of 24 hours before is taken, and said so."""
     day = timedelta(days=1)
     end = starts_at + timedelta(seconds=horizon_s)

@@ -36,7 +36,8 @@ class PolicyBench:
 
     def policy(self, record: PolicyRecord) -> Policy:
         """The policy of a row; raises InputError when its config is not valid."""
-        known = self._built.get(record.policy_id)
+        key = record.policy_id or record.name
+        known = self._built.get(key)
         if known is not None and known[0] == record:
             return known[1]
         if record.policy_type != "MPC":
@@ -47,7 +48,7 @@ class PolicyBench:
                 expected="MPC: this controller carries no artefact for learned policies",
             )
         policy = MpcPolicy(record)
-        self._built[record.policy_id] = (record, policy)
+        self._built[key] = (record, policy)
         return policy
 
     def decide(self, records: Sequence[PolicyRecord], observation: Observation) -> tuple[Gated, list[tuple[str, str]]]:
@@ -68,9 +69,7 @@ class PolicyBench:
                 return gated, passed_over
         return gate(stop_decision(observation), observation), passed_over
 
-    def _try(
-        self, name: str, build: object, observation: Observation, passed_over: list[tuple[str, str]]
-    ) -> Gated | None:
+    def _try(self, name: str, build: object, observation: Observation, passed_over: list[tuple[str, str]]) -> Gated | None:
         assert callable(build)  # noqa: S101
         try:
             gated = gate(build().decide(observation), observation)
@@ -78,7 +77,7 @@ class PolicyBench:
             why = str(error)
         except PulseBmsError as error:
             why = f"refused: {error}"
-        except Exception as error:  # noqa: BLE001 - a policy's bug must not stop the site; it is recorded and logged
+        except Exception as error:
             log.exception("policy_raised", policy=name)
             why = f"raised {type(error).__name__}: {error}"
         else:
@@ -99,9 +98,7 @@ def stop_decision(observation: Observation) -> Decision:
         starts_at=observation.starts_at,
         interval_s=observation.interval_s,
         source="stop",
-        set_points=tuple(
-            SetPoint(device_id=device.device_id, power_w=0.0, reason=Reason.STOP) for device in observation.devices
-        ),
+        set_points=tuple(SetPoint(device_id=device.device_id, power_w=0.0, reason=Reason.STOP) for device in observation.devices),
     )
 
 

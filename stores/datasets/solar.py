@@ -55,9 +55,7 @@ def pv_profile(
     begin = _checked(start, days)
     steps = round(days * 86_400 / QUARTER_S)
     clearness, ambient_c = weather_at(begin, steps, lon)
-    values = pv_from_clearness(
-        kwp, tilt, azimuth, lat=lat, lon=lon, start=begin, clearness=clearness, ambient_c=ambient_c
-    )
+    values = pv_from_clearness(kwp, tilt, azimuth, lat=lat, lon=lon, start=begin, clearness=clearness, ambient_c=ambient_c)
     return Series("pv_w", begin, QUARTER_S, values), Series("ambient_c", begin, QUARTER_S, ambient_c)
 
 
@@ -132,7 +130,7 @@ def _solar_hour_of_year(start: datetime, steps: int, lon: float) -> FloatArray:
 
 
 def _middles(start: datetime, steps: int) -> Any:  # noqa: ANN401  (a pandas index; pandas is untyped here)
-    import pandas as pd  # noqa: PLC0415  (optional dependency)
+    import pandas as pd
 
     first = pd.Timestamp(start.astimezone(UTC)) + pd.Timedelta(seconds=QUARTER_S / 2)
     return pd.date_range(first, periods=steps, freq=pd.Timedelta(seconds=QUARTER_S))
@@ -148,7 +146,7 @@ def _weather() -> Weather:
     frame, meta = pvlib.iotools.read_tmy3(path, coerce_year=2023, map_variables=True)
     offset_h = 0.5 + float(meta["longitude"]) / 15.0 - float(meta["TZ"])
     hour = np.arange(len(frame), dtype=np.float64) + offset_h
-    import pandas as pd  # noqa: PLC0415  (optional dependency)
+    import pandas as pd
 
     middles = frame.index - pd.Timedelta(minutes=30)
     zenith = pvlib.solarposition.get_solarposition(middles, meta["latitude"], meta["longitude"])["apparent_zenith"]
@@ -156,15 +154,13 @@ def _weather() -> Weather:
     usable = zenith.to_numpy() < 90.0 - LOW_SUN_DEG
     ghi = frame["ghi"].to_numpy(dtype=np.float64)
     clearness = np.clip(ghi[usable] / clear[usable], 0.0, CLEARNESS_MAX)
-    return Weather(
-        hour[usable], np.asarray(clearness, dtype=np.float64), hour, frame["temp_air"].to_numpy(dtype=np.float64)
-    )
+    return Weather(hour[usable], np.asarray(clearness, dtype=np.float64), hour, frame["temp_air"].to_numpy(dtype=np.float64))
 
 
 def _pvlib() -> Any:  # noqa: ANN401  (an untyped optional package)
     try:
-        import pvlib  # noqa: PLC0415
-        import pvlib.iotools  # noqa: PLC0415
+        import pvlib
+        import pvlib.iotools
     except ImportError as error:
         raise StoreError("PV profiles need the package pvlib: install pulsebms-optimizer[data]") from error
     return pvlib

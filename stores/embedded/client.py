@@ -112,9 +112,7 @@ def down(data_dir: Path, *, force: bool = False, deadline_s: float = 60.0) -> No
             os.kill(pid, signal.SIGTERM)
             asked = pid
         if time.monotonic() > end_s:
-            raise StoreError(
-                f"the servers in {data_dir} did not stop within {deadline_s:.0f} s; log {paths.keeper_log}"
-            )
+            raise StoreError(f"the servers in {data_dir} did not stop within {deadline_s:.0f} s; log {paths.keeper_log}")
         time.sleep(POLL_S)
 
 

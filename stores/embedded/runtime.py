@@ -173,9 +173,7 @@ def claim(home: Path, deadline_s: float = 20.0) -> BinaryIO:
     end_s = time.monotonic() + deadline_s
     while (handle := lock(home / "server.lock", exclusive=True, block=False)) is None:
         if time.monotonic() > end_s:
-            raise StoreError(
-                f"processes of an earlier run still use {home} (pids {lock_holders(home / 'server.lock')})"
-            )
+            raise StoreError(f"processes of an earlier run still use {home} (pids {lock_holders(home / 'server.lock')})")
         time.sleep(0.05)
     return handle
 

@@ -148,9 +148,7 @@ def _initdb(binaries: Path, home: Path, directory: int, user: int | None, group:
 
 
 def _executable_by(binary: Path, user: int, group: int) -> None:
-    probe = subprocess.run(
-        ["/usr/bin/test", "-x", str(binary)], user=user, group=group, extra_groups=[], check=False, cwd="/"
-    )
+    probe = subprocess.run(["/usr/bin/test", "-x", str(binary)], user=user, group=group, extra_groups=[], check=False, cwd="/")
     if probe.returncode:
         raise StoreError(
             f"as root, PostgreSQL runs as user nobody, who cannot execute {binary}: install this program where others "

@@ -25,7 +25,8 @@ _STATS = {
 
 
 def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"bsonType": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+    schema: dict[str, Any] = {"bsonType": "object", "properties": {**required, **(optional or {})}}
+    return {**schema, "required": list(required)} if required else schema
 
 
 TELEMETRY = _object(
@@ -91,9 +92,7 @@ PREDICTION = _object(
         "device_id": {"bsonType": "string", "minLength": 1},
         "prediction_timestamp": {"bsonType": "date"},
         "horizon_hours": {**_NUMBER, "minimum": 0, "exclusiveMinimum": True},
-        "initial_state": _object(
-            {"soc": _PERCENT, "soh": _PERCENT, "temperature": _NUMBER, "internal_resistance": _NUMBER}
-        ),
+        "initial_state": _object({"soc": _PERCENT, "soh": _PERCENT, "temperature": _NUMBER, "internal_resistance": _NUMBER}),
         "power_profile": _PROFILE,
         "predictions": _object(
             {

@@ -43,7 +43,7 @@ def constraint_rows(conn: psycopg.Connection[Any], site_id: str) -> dict[str, li
     )
     result: dict[str, list[ConstraintRow]] = {}
     for row in conn.execute(query.encode(), (site_id,)):
-        values = [float(value) if isinstance(value, Decimal) else value for value in row]
+        values: list[Any] = [float(value) if isinstance(value, Decimal) else value for value in row]
         made = ConstraintRow(**dict(zip(_FIELDS, values, strict=True)))
         result.setdefault(made.device_id, []).append(made)
     return result
@@ -61,6 +61,4 @@ def add_constraint(conn: psycopg.Connection[Any], row: ConstraintRow, *, by: str
 
 def deactivate_constraints(conn: psycopg.Connection[Any], device_id: str) -> int:
     """Set every row of a device inactive; returns how many."""
-    return conn.execute(
-        "UPDATE safety_constraints SET active = false WHERE device_id = %s AND active", (device_id,)
-    ).rowcount
+    return conn.execute("UPDATE safety_constraints SET active = false WHERE device_id = %s AND active", (device_id,)).rowcount

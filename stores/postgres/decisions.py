@@ -10,9 +10,7 @@ from psycopg.types.json import Jsonb
 
 from core.decisions import Decision, Reason, SetPoint
 
-_COLUMNS = (
-    "site_id, starts_at, interval_s, source, policy_id::text, solver, objective_eur, set_points, passed_over, plan, inputs"
-)
+_COLUMNS = "site_id, starts_at, interval_s, source, policy_id::text, solver, objective_eur, set_points, passed_over, plan, inputs"
 
 
 def record_decision(conn: psycopg.Connection[Any], decision: Decision) -> str:

@@ -37,9 +37,7 @@ class CommandDraft:
         object.__setattr__(self, "parameters", validate_parameters(self.command_type, self.parameters))
 
 
-def enqueue(
-    conn: psycopg.Connection[Any], drafts: Sequence[CommandDraft], *, epoch: int, redis_now: datetime
-) -> list[Command]:
+def enqueue(conn: psycopg.Connection[Any], drafts: Sequence[CommandDraft], *, epoch: int, redis_now: datetime) -> list[Command]:
     """Write drafts in one transaction and return them as commands, in order, `seq` growing per device."""
     commands: list[Command] = []
     issued_at = redis_now.replace(microsecond=redis_now.microsecond // 1000 * 1000)

@@ -43,9 +43,7 @@ def read_series(
     ).fetchall()
     source = f"site_series of {site_id}"
     if not rows:
-        raise InputError(
-            source=source, field=name, value=None, expected=f"values from {start.isoformat()} to {end.isoformat()}"
-        )
+        raise InputError(source=source, field=name, value=None, expected=f"values from {start.isoformat()} to {end.isoformat()}")
     if len(rows) == 1:
         import numpy as np
 

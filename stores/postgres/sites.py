@@ -32,9 +32,7 @@ def put_site(conn: psycopg.Connection[Any], site_id: str, name: str, timezone: s
 
 def get_site(conn: psycopg.Connection[Any], site_id: str) -> SiteRow | None:
     """One site, or None."""
-    row = conn.execute(
-        "SELECT site_id, name, timezone, config FROM optimizer.sites WHERE site_id = %s", (site_id,)
-    ).fetchone()
+    row = conn.execute("SELECT site_id, name, timezone, config FROM optimizer.sites WHERE site_id = %s", (site_id,)).fetchone()
     return None if row is None else SiteRow(site_id=row[0], name=row[1], timezone=row[2], config=row[3])
 
 

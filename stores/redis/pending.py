@@ -85,7 +85,7 @@ class TakeResult:
 
 def redis_now(client: redis.Redis) -> datetime:
     """Redis TIME: the one clock that judges expiry."""
-    seconds, micros = client.time()  # type: ignore[misc]
+    seconds, micros = client.time()
     return datetime.fromtimestamp(int(seconds), tz=UTC).replace(microsecond=int(micros))
 
 
@@ -120,14 +120,14 @@ def push(client: redis.Redis, command: Command) -> PushResult:
 def take_all(client: redis.Redis, device_id: str) -> TakeResult:
     """Take the oldest message that is not past its deadline; dropped ones come back so that they can be answered."""
     reply = client.eval(_TAKE, 2, pending_key(device_id), processing_key(device_id))
-    now = datetime.fromtimestamp(int(reply[0]) / 1000, tz=UTC)  # type: ignore[index]
+    now = datetime.fromtimestamp(int(reply[0]) / 1000, tz=UTC)
     expired, broken = [], []
-    for raw in reply[2:]:  # type: ignore[index]
+    for raw in reply[2:]:
         try:
             expired.append(Command.from_wire(raw))
         except InputError:
             broken.append(str(raw))
-    raw = str(reply[1])  # type: ignore[index]
+    raw = str(reply[1])
     if not raw:
         return TakeResult(None, tuple(expired), tuple(broken))
     try:
@@ -234,8 +234,6 @@ def parse_response(text: str) -> dict[str, Any]:
             Outcome(raw["outcome"])
         str(raw["command_id"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            source="responses list", field="message", value=text, expected=f"an answer ({error})"
-        ) from None
+        raise InputError(source="responses list", field="message", value=text, expected=f"an answer ({error})") from None
     parsed: dict[str, Any] = raw
     return parsed

@@ -43,9 +43,7 @@ def site(stores):
 
 
 def publish(stores, config, device, pack, *, age_s=10, with_prediction=True, **changes):
-    simulated = Pack(
-        device, soc_pct=50.0, soh_pct=pack.soh_pct, temperature_c=22.0, ambient_c=20.0
-    )
+    simulated = Pack(device, soc_pct=50.0, soh_pct=pack.soh_pct, temperature_c=22.0, ambient_c=20.0)
     state = simulated.state(NOW - timedelta(seconds=age_s))
     document = pack_document(state, site_id=config.site_id, firmware="1.0")
     document["measurements"] |= changes
@@ -121,7 +119,7 @@ def test_no_active_policy_falls_to_the_rule(stores, site):
 
 
 def test_invalid_config_is_passed_over_with_the_field(stores, site):
-    stores.pg.execute("UPDATE optimization_policies SET config = '{\"solvr\": \"piqp\"}'")
+    stores.pg.execute('UPDATE optimization_policies SET config = \'{"solvr": "piqp"}\'')
     result = tick(stores, site.site_id)
     assert result.decision.source == "rule"
     assert "did you mean 'solver'" in result.decision.passed_over[0][1]
@@ -129,9 +127,7 @@ def test_invalid_config_is_passed_over_with_the_field(stores, site):
 
 def test_contradictory_limits_leave_the_device_out(stores, site):
     first = site.packs[0].device_id
-    stores.pg.execute(
-        "INSERT INTO safety_constraints (device_id, min_soc, max_soc) VALUES (%s, 96, 99)", (first,)
-    )
+    stores.pg.execute("INSERT INTO safety_constraints (device_id, min_soc, max_soc) VALUES (%s, 96, 99)", (first,))
     result = tick(stores, site.site_id)
     assert "soc_min_pct and soc_max_pct" in result.left_out[first]
     assert result.decision.source == site.policies[0].name
@@ -141,9 +137,7 @@ def test_no_price_stops_what_runs_and_starts_nothing(stores, site):
     lease = leases.acquire(stores.pg, site.site_id, "test", 60.0)
     dispatcher = SiteDispatcher(stores, site.site_id)
     first = dispatcher.tick(NOW, OPTIONS, lease)
-    running = {
-        row.device_id for row in history(stores.pg, site.site_id) if row.command_type.is_start
-    }
+    running = {row.device_id for row in history(stores.pg, site.site_id) if row.command_type.is_start}
     assert first.commands > 0
     stores.pg.execute("DELETE FROM optimizer.site_series WHERE name = %s", (PRICE,))
     second = dispatcher.tick(NOW + timedelta(seconds=900), OPTIONS, lease)

@@ -47,9 +47,7 @@ def test_a_wrong_redis_setting_is_named(redis_client):
 
 
 def test_a_redis_user_without_config_permission_is_told(servers, redis_client):
-    redis_client.acl_setuser(
-        "limited", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-config"], keys=["*"]
-    )
+    redis_client.acl_setuser("limited", enabled=True, passwords=["+pw"], categories=["+@all"], commands=["-config"], keys=["*"])
     address = servers.redis_url.rpartition("@")[2]
     with connect_redis(f"redis://limited:pw@{address}") as limited:
         warnings = check_redis(limited)

@@ -29,7 +29,12 @@ def make(**changes):
 def test_wire_has_the_documented_fields_and_round_trips():
     command = make()
     text = command.to_wire()
-    for field in ('"command_id":"c1"', '"type":"start_charge"', '"timeout":30', '"issued_at":"2026-01-02T03:04:05.678Z"'):
+    for field in (
+        '"command_id":"c1"',
+        '"type":"start_charge"',
+        '"timeout":30',
+        '"issued_at":"2026-01-02T03:04:05.678Z"',
+    ):
         assert field in text
     assert Command.from_wire(text) == command
 

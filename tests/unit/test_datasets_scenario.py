@@ -84,9 +84,7 @@ def test_pv_follows_the_sites_own_sun():
     assert warmth.values.mean() > cold.values.mean() + 10
     by_quarter = summer.values.reshape(20, 96).mean(axis=0)
     centre_h = float((by_quarter * (np.arange(96) + 0.5)).sum() / by_quarter.sum() / 4)
-    assert centre_h == pytest.approx(
-        12 - 5 / 15, abs=0.75
-    )  # solar noon in UTC; weather differs between morning and evening
+    assert centre_h == pytest.approx(12 - 5 / 15, abs=0.75)  # solar noon in UTC; weather differs between morning and evening
     assert (by_quarter[:10] == 0).all()
     assert summer.values.max() <= 10_000
 

@@ -81,9 +81,7 @@ def test_a_pack_without_limits_is_refused():
         _parse(DEMO[:start] + "    constraints: []\n" + DEMO[end:])
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[1, 2]", "just text", "a: [", "a: *b", "? [x]\n: 1", "a: !!python/object:x {}", "\x00"]
-)
+@pytest.mark.parametrize("text", ["", "[1, 2]", "just text", "a: [", "a: *b", "? [x]\n: 1", "a: !!python/object:x {}", "\x00"])
 def test_text_that_is_no_site_is_an_input_error(text):
     with pytest.raises(InputError, match=r"site\.yaml"):
         _parse(text)

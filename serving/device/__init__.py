@@ -1,0 +1,1 @@
+"""The reference device: a simulated pack that obeys the command protocol."""

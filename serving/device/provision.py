@@ -1,0 +1,99 @@
+"""Gives the reference device what a real one is provisioned with: its configuration, limits and site.
+
+Only here does a device read PostgreSQL; afterwards it talks to Redis and MongoDB alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from core.clock import Clock
+from core.device_logic import DeviceController
+from core.devices import DeviceStatus, PackState
+from core.errors import InputError
+from core.limits import tightest
+from core.pack import Pack
+from core.series import Series
+from serving.device.agent import DeviceAgent
+from serving.device.journal import Journal
+from serving.dispatch.inputs import AMBIENT
+from serving.site_loader import site_config
+from stores.connections import Stores
+from stores.mongo.telemetry import insert_telemetry, latest_states, pack_document
+from stores.postgres.constraints import constraint_rows
+from stores.postgres.devices import get_device, touch_device
+from stores.postgres.series import read_series
+
+FIRMWARE = "reference-1.0"
+
+
+def run_reference_device(
+    stores: Stores,
+    device_id: str,
+    clock: Clock,
+    data_dir: Path,
+    *,
+    stop: threading.Event,
+    ends_at: datetime | None = None,
+) -> None:
+    """Run one simulated pack until `stop` or `ends_at`. It goes on from its last telemetry where there is any."""
+    config = get_device(stores.pg, device_id)
+    if config is None:
+        raise InputError(source="device_configurations", field="device_id", value=device_id, expected="a loaded device")
+    site = site_config(stores.pg, config.site_id)
+    pack_config = site.pack(device_id)
+    now = clock.now()
+    limits = tightest(config, constraint_rows(stores.pg, config.site_id).get(device_id, []), now)
+    last = latest_states(stores.mongo, [device_id], not_after=now).get(device_id)
+    ambient = _ambient(stores, config.site_id, now)
+    pack = Pack(
+        config,
+        soc_pct=pack_config.initial_soc_pct if last is None else last.soc_pct,
+        soh_pct=pack_config.soh_pct if last is None else last.soh_pct,
+        temperature_c=pack_config.initial_temperature_c if last is None else last.temperature_c,
+        ambient_c=float(ambient.values[0]) if ambient is not None else pack_config.initial_temperature_c,
+    )
+
+    def sink(states: Sequence[PackState]) -> None:
+        insert_telemetry(
+            stores.mongo,
+            [
+                pack_document(state, site_id=config.site_id, firmware=FIRMWARE, chemistry=config.chemistry.value)
+                for state in states
+            ],
+        )
+
+    journal = Journal(data_dir / "devices" / f"{device_id}.sqlite")
+    agent = DeviceAgent(
+        stores=stores,
+        controller=DeviceController(device_id=device_id, limits=limits),
+        pack=pack,
+        journal=journal,
+        clock=clock,
+        sink=sink,
+        ambient_c=ambient,
+    )
+    touch_device(stores.pg, device_id, DeviceStatus.ONLINE, pending_now())
+    try:
+        agent.run(stop, ends_at)
+    finally:
+        journal.close()
+        touch_device(stores.pg, device_id, DeviceStatus.OFFLINE, pending_now())
+
+
+def pending_now() -> datetime:
+    """Wall time, for last_seen."""
+    from datetime import UTC
+
+    return datetime.now(UTC)
+
+
+def _ambient(stores: Stores, site_id: str, now: datetime) -> Series | None:
+    """The site's ambient temperature as far as it is known; None when there is no series: the pack's own is held."""
+    try:
+        return read_series(stores.pg, site_id, AMBIENT, now - timedelta(hours=1), now + timedelta(days=7), known_at=now)
+    except InputError:
+        return None
