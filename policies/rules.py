@@ -33,10 +33,11 @@ class ThresholdRule:
         """See Policy.decide; needs prices for the interval."""
         prices = observation.price_eur_per_kwh
         end = min(prices.end, observation.starts_at + timedelta(hours=LOOK_AHEAD_H))
-        steps = int((end - observation.starts_at).total_seconds() // prices.dt_s)
+        dt_s = float(observation.interval_s)
+        steps = int((end - observation.starts_at).total_seconds() // dt_s)
         if steps < 1:
             raise PolicyUnableError("no price is known for the interval")
-        ahead = prices.window(observation.starts_at, steps, prices.dt_s)
+        ahead = prices.window(observation.starts_at, steps, dt_s)
         now, low, high = ahead[0], np.quantile(ahead, LOW_QUANTILE), np.quantile(ahead, HIGH_QUANTILE)
         grid = observation.site.grid
         net_load_w = float(

@@ -122,7 +122,7 @@ def _simulate(
         if not _all_ready(children, clock_file, stop):
             return 130
         # A moment before the first boundary, so that devices and twin have spoken when the first tick comes.
-        clock = ScaledClock(start - timedelta(seconds=interval_s * 4), time.monotonic(), options.speed)
+        clock = ScaledClock(start - timedelta(seconds=interval_s * 1.9), time.monotonic(), options.speed)
         partial = clock_file.with_suffix(".new")
         partial.write_text(to_text(clock))
         partial.replace(clock_file)

@@ -50,8 +50,8 @@ def constraint_rows(conn: psycopg.Connection[Any], site_id: str) -> dict[str, li
 
 
 def add_constraint(conn: psycopg.Connection[Any], row: ConstraintRow, *, by: str) -> str:
-    """Insert a row (its row_id is ignored); returns the new id. None means NULL; effective_from None means now."""
-    names = [name for name in _FIELDS[2:] if not (name == "effective_from" and row.effective_from is None)]
+    """Insert a row (its row_id is ignored); returns the new id. None means NULL: without effective_from it always held."""
+    names = _FIELDS[2:]
     columns = ", ".join(["device_id", "created_by", *(COLUMN_OF[name] for name in names)])
     marks = ", ".join(["%s"] * (len(names) + 2))
     query = f"INSERT INTO safety_constraints ({columns}) VALUES ({marks}) RETURNING id::text"  # noqa: S608
