@@ -17,7 +17,8 @@ from core.limits import Bound, Condition, PackLimits, clamp, power_bounds
 DEFAULT_REVERT_S = 60.0
 LIMIT_STEP_S = 60.0
 """A start must be possible for this long within the limits; after that the clamp of each step lowers it."""
-ACCEPT_SHARE = 1e-6
+ACCEPT_SHARE = 0.05
+"""A start up to 5 % above what the limits allow now is taken and clamped: the controller saw a slightly older state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,14 +155,16 @@ class SiteQP:
         ]
         ineq.add(n, [*volts, (col["zV"], -1.0)], -inf, d.voltage_max_v - v0)
         ineq.add(n, [*volts, (col["zV"], 1.0)], d.voltage_min_v - v0, inf)
-        # At a state beyond the limit the taper's row would ask for less than nothing: it stops at zero power.
-        room = np.where(first, d.charge_taper_w - d.charge_taper_w_per_wh * d.energy_wh, d.charge_taper_w)
-        ineq.add(n, [(col["c"], 1.0), (before_e, d.charge_taper_w_per_wh), (col["zE"], -_slope(d.charge_taper_w_per_wh))],
-                 -inf, np.where(first, np.maximum(room, 0.0), room) / KILO)  # fmt: skip
-        room = np.where(first, d.discharge_taper_w + d.discharge_taper_w_per_wh * d.energy_wh, d.discharge_taper_w)
-        ineq.add(n, [(col["d"], 1.0), (before_e, -d.discharge_taper_w_per_wh),
-                     (col["zE"], -_slope(d.discharge_taper_w_per_wh))],
-                 -inf, np.where(first, np.maximum(room, 0.0), room) / KILO)  # fmt: skip
+        # A taper's row asks for less than nothing at a state beyond it: there it stops at zero power, and later rows give way
+        # by the energy slack of the state before. A state inside never needs that, and must not buy power with slack.
+        before_z, relief = np.concatenate([[-1], col["zE"][:-1]]), _beyond_taper(d)
+        for name, sign, room, slope in (
+            ("c", -1.0, d.charge_taper_w, d.charge_taper_w_per_wh),
+            ("d", 1.0, d.discharge_taper_w, d.discharge_taper_w_per_wh),
+        ):
+            at_start = np.maximum(room + sign * slope * d.energy_wh, 0.0)
+            terms = [(col[name], 1.0), (before_e, -sign * slope), (before_z, -relief * slope)]
+            ineq.add(n, terms, -inf, np.where(first, at_start, room) / KILO)
         ineq.add(n, [(col["e"], 1.0), (np.repeat(col["hi"], n), -1.0)], -inf, 0.0)
         ineq.add(n, [(col["e"], 1.0), (np.repeat(col["lo"], n), -1.0)], 0.0, inf)
         ineq.add(1, [(col["hi"], 1.0), (col["lo"], -1.0), (col["zD"], -1.0)], -inf, d.cycle_depth_wh / KILO)
@@ -236,9 +238,12 @@ class SiteQP:
         self.q[peak] += grid.peak_price_eur_per_kw
 
 
-def _slope(slope: FloatArray) -> FloatArray:
-    """The taper gives way by as much as the energy slack says that the state is outside its limits."""
-    return slope
+def _beyond_taper(d: DeviceData) -> float:
+    """1.0 where the energy now is outside its limits, or a taper leaves no power at it; else 0.0."""
+    outside = not d.energy_min_wh <= d.energy_wh <= d.energy_max_wh
+    no_charge = (d.charge_taper_w < d.charge_taper_w_per_wh * d.energy_wh).any()
+    no_discharge = (d.discharge_taper_w + d.discharge_taper_w_per_wh * d.energy_wh < 0).any()
+    return float(outside or no_charge or no_discharge)
 
 
 def shape_of(problem: SiteProblem) -> tuple[int, int]:

@@ -24,7 +24,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 TOLERANCE_KW = 1e-3
 ROUNDS = 12
-MILP_TIME_S = 10.0
+MILP_TIME_S = 2.0
 MILP_GAP = 1e-7
 
 

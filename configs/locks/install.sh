@@ -7,8 +7,13 @@ python=$1 venv=$2 lock=$3
 if [ ! -e "$venv/.ready" ] && [ -e "$venv" ]; then rm -rf "$venv"; fi
 echo "setting up $venv (a minute or two, once)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$lock" 2>&1 | grep -v "^WARNING: Location" >&2 || true
-"$venv/bin/pip" check --disable-pip-version-check >/dev/null 2>&1 || true
-"$venv/bin/pip" install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e . 2>&1 | grep -v "^WARNING: Location" >&2 || true
-"$venv/bin/python" -c 'import importlib.metadata as m; m.version("pulsebms-optimizer"); import numpy, psycopg'
+log="$venv/install.log"
+for step in "--require-hashes -r $lock" "--no-build-isolation --no-deps -e ."; do
+  # shellcheck disable=SC2086 - the step is a list of words
+  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check $step >>"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    echo "installation failed; the whole log is $log" >&2
+    exit 1
+  fi
+done
 touch "$venv/.ready"

@@ -58,6 +58,9 @@ def dispatch(
         "--validity-grace",
         help="Wall seconds past the interval that devices keep a set point without a fresh one.",
     ),
+    telemetry_max_age_s: float = typer.Option(
+        300.0, "--telemetry-max-age", help="Plant seconds after which a pack without news is stopped and left out."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Decide and log, command nothing."),
 ) -> None:
     """The dispatcher loop of a site: each interval it plans, records and commands. SIGTERM ends it after the tick."""
@@ -66,7 +69,13 @@ def dispatch(
         ticks = run_loop(
             stores,
             clock_from_env(),
-            LoopOptions(site_id=site, validity_grace_s=validity_grace_s, ends_at=parse_until(until), dry_run=dry_run),
+            LoopOptions(
+                site_id=site,
+                validity_grace_s=validity_grace_s,
+                ends_at=parse_until(until),
+                dry_run=dry_run,
+                telemetry_max_age_s=telemetry_max_age_s,
+            ),
             stop,
         )
         console.print(f"dispatcher of {site} ended after {ticks} ticks")

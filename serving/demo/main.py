@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.clock import ScaledClock
+from core.limits import power_bounds, tightest
+from core.pack import Pack
 from core.site import SiteConfig
+from core.twin import predict
 from serving.clock_config import START_WAIT_S, VARIABLE, to_text
 from serving.demo.account import make_account, print_account
 from serving.demo.foresight import store_perfect_foresight
@@ -29,6 +33,8 @@ from serving.site_loader import load_site
 from stores import datasets
 from stores.connections import Stores, open_stores
 from stores.postgres import outbox
+from stores.postgres.constraints import constraint_rows
+from stores.postgres.devices import list_devices
 from stores.redis import pending
 from stores.settings import StoreSettings
 
@@ -69,6 +75,7 @@ def run_demo(options: DemoOptions, stop: threading.Event, console: Console) -> i
         run_dir.mkdir(parents=True, exist_ok=True)
         clock_file = run_dir / f"clock-{os.getpid()}"
         since = pending.redis_now(stores.redis)
+        _compile_once(stores, site, start)
         children = Children(run_dir / "logs", {"PULSEBMS_DATA": str(settings.data_dir), VARIABLE: f"@{clock_file}"})
         try:
             code = _simulate(stores, site, scenario, start, end, options, children, clock_file, stop, console)
@@ -106,10 +113,8 @@ def _simulate(
     for pack in site.packs:
         children.start(f"device-{pack.device_id}", ["device", "run", pack.device_id, "--until", late.isoformat()])
     children.start("twin", ["twin", "run", "--site", site.site_id, "--until", end.isoformat()])
-    children.start(
-        "dispatcher",
-        ["dispatch", "--site", site.site_id, "--until", end.isoformat(), "--validity-grace", str(VALIDITY_GRACE_S)],
-    )
+    wall = ["--validity-grace", str(VALIDITY_GRACE_S), "--telemetry-max-age", str(2 * interval_s)]
+    children.start("dispatcher", ["dispatch", "--site", site.site_id, "--until", end.isoformat(), *wall])
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -140,6 +145,16 @@ def _simulate(
         if still:
             raise ChildFailedError(f"did not end by themselves: {', '.join(still)}")
     return 0
+
+
+def _compile_once(stores: Stores, site: SiteConfig, start: datetime) -> None:
+    """Run the compiled kernels once, so that the children find them in the cache on disk instead of each compiling."""
+    device = list_devices(stores.pg, site.site_id)[0]
+    pack = Pack(device, soc_pct=50.0, soh_pct=80.0, temperature_c=20.0, ambient_c=20.0)
+    pack.step(0.0, 60.0)
+    limits = tightest(device, constraint_rows(stores.pg, site.site_id)[device.device_id], start)
+    power_bounds(limits, pack.condition(60.0), 60.0)
+    predict(device, pack.state(start), np.zeros(4), dt_s=900.0, start=start, ambient_c=20.0)
 
 
 def _all_ready(children: Children, clock_file: Path, stop: threading.Event) -> bool:

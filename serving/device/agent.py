@@ -32,6 +32,8 @@ log = structlog.get_logger()
 REMEMBERED = ("latched", "highest_seq", "highest_epoch", "own_charge_w", "own_discharge_w", "revert_s")
 SUBSTEP_S = 60.0
 STATUS_EVERY_S = 2.0
+SEND_EVERY_S = 0.1
+"""Telemetry is sent in batches of what has come due in this many wall seconds."""
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -46,11 +48,12 @@ class DeviceAgent:
     clock: Clock
     sink: Callable[[Sequence[PackState]], None]
     ambient_c: Series | None = None
-    pause_s: float = 0.02
+    pause_s: float = 0.04
     _advanced_to: datetime | None = None
     _telemetry_due: datetime | None = None
     _unsent: list[PackState] = field(default_factory=list)
     _status_due_s: float = 0.0
+    _send_due_s: float = 0.0
 
     def recover(self) -> None:
         """After a start: memory from the journal, and an answer for everything that was taken and not finished."""
@@ -198,7 +201,8 @@ class DeviceAgent:
 
     def publish(self) -> None:
         """Send telemetry that is due, and the status every two wall seconds."""
-        if self._unsent:
+        if self._unsent and time.monotonic() >= self._send_due_s:
+            self._send_due_s = time.monotonic() + SEND_EVERY_S
             batch = self._unsent[:500]
             self.sink(batch)
             del self._unsent[: len(batch)]

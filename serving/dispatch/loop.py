@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from core.clock import Clock
+from serving.dispatch.inputs import Freshness
 from serving.dispatch.tick import SiteDispatcher, TickOptions, TickResult, next_boundary
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
@@ -41,6 +42,8 @@ class LoopOptions:
     ends_at: datetime | None = None
     """Plant time after which no tick begins; None runs until told to stop."""
     dry_run: bool = False
+    telemetry_max_age_s: float = 300.0
+    """Plant seconds after which a pack's telemetry counts as missing."""
 
 
 def interval_of(stores: Stores, site_id: str) -> tuple[int, int]:
@@ -85,6 +88,7 @@ def run_loop(
                     horizon_s=horizon_s,
                     valid_for_s=_wall_seconds(clock, boundary, interval_s) + options.validity_grace_s,
                     dry_run=options.dry_run,
+                    fresh=Freshness(telemetry_s=options.telemetry_max_age_s),
                     issued_by=holder,
                 )
                 result = dispatcher.tick(boundary, tick_options, lease)

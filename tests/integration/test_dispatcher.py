@@ -127,7 +127,9 @@ def test_invalid_config_is_passed_over_with_the_field(stores, site):
 
 def test_contradictory_limits_leave_the_device_out(stores, site):
     first = site.packs[0].device_id
-    stores.pg.execute("INSERT INTO safety_constraints (device_id, min_soc, max_soc, effective_from) VALUES (%s, 96, 99, NULL)", (first,))
+    stores.pg.execute(
+        "INSERT INTO safety_constraints (device_id, min_soc, max_soc, effective_from) VALUES (%s, 96, 99, NULL)", (first,)
+    )
     result = tick(stores, site.site_id)
     assert "soc_min_pct and soc_max_pct" in result.left_out[first]
     assert result.decision.source == site.policies[0].name
