@@ -163,8 +163,8 @@ class SiteQP:
             ("d", 1.0, d.discharge_taper_w, d.discharge_taper_w_per_wh),
         ):
             at_start = np.maximum(room + sign * slope * d.energy_wh, 0.0)
-            terms = [(col[name], 1.0), (before_e, -sign * slope), (before_z, -relief * slope)]
-            ineq.add(n, terms, -inf, np.where(first, at_start, room) / KILO)
+            give_way: list[tuple[IntArray, FloatArray | float]] = [(before_e, -sign * slope), (before_z, -relief * slope)]
+            ineq.add(n, [(col[name], 1.0), *give_way], -inf, np.where(first, at_start, room) / KILO)
         ineq.add(n, [(col["e"], 1.0), (np.repeat(col["hi"], n), -1.0)], -inf, 0.0)
         ineq.add(n, [(col["e"], 1.0), (np.repeat(col["lo"], n), -1.0)], 0.0, inf)
         ineq.add(1, [(col["hi"], 1.0), (col["lo"], -1.0), (col["zD"], -1.0)], -inf, d.cycle_depth_wh / KILO)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError, SolverError
 from optimizer.assembly import SiteQP, shape_of
-from optimizer.exclusivity import enforce
+from optimizer.exclusivity import Exclusive, enforce
 from optimizer.plan import DevicePlan, Plan
 from optimizer.problem import SiteProblem
 from optimizer.reasons import explain
@@ -50,8 +50,8 @@ class MpcSolver:
                     self._qp = SiteQP(problem)
                 else:
                     self._qp.update(problem)
-                solution, tight = enforce(self._qp, SOLVERS[name], SOLVERS[name](self._qp))
-                return self._finish(problem, self._qp, solution, tight, failures, began_s)
+                exclusive = enforce(self._qp, SOLVERS[name], SOLVERS[name](self._qp))
+                return self._finish(problem, self._qp, exclusive, failures, began_s)
             except SolverError as error:
                 self._failed(name, str(error), failures)
         shifted = self._shifted(problem)
@@ -80,15 +80,15 @@ class MpcSolver:
         self,
         problem: SiteProblem,
         qp: SiteQP,
-        solution: RawSolution,
-        tight: bool,
+        exclusive: Exclusive,
         failures: list[str],
         began_s: float,
     ) -> Plan:
+        solution = exclusive.solution
         net = np.array([solution.x[qp.device(i, "d")] - solution.x[qp.device(i, "c")] for i in range(qp.shape[1])])
         net = 1000.0 * net.reshape(qp.shape[1], qp.n)
         curtail = np.clip(1000.0 * solution.x[qp.grid("u")], 0.0, problem.grid.pv_w if problem.grid.curtailable else 0.0)
-        if not tight:
+        if not exclusive.tight:
             self.fallback_counts["exclusivity"] += 1
         return self._accept(problem, net, curtail, (qp, solution), failures, began_s)
 
@@ -101,8 +101,8 @@ class MpcSolver:
         failures: list[str],
         began_s: float,
     ) -> Plan:
-        power = project(problem, net_w)
-        run = replay(problem, power, curtail_w)
+        power, curtail = project(problem, net_w, curtail_w)
+        run = replay(problem, power, curtail)
         if run.hard_violations:
             raise SolverError("replay refused the plan: " + "; ".join(run.hard_violations[:3]))
         n = problem.steps
@@ -135,7 +135,7 @@ class MpcSolver:
             devices=tuple(devices),
             grid_import_w=run.import_w,
             grid_export_w=run.export_w,
-            curtail_w=curtail_w,
+            curtail_w=curtail,
             meter_price_eur_per_kwh=meter,
             objective_eur=run.objective_eur,
             energy_cost_eur=run.energy_cost_eur,

@@ -155,7 +155,7 @@ def _meter(problem: SiteProblem, parts: list[_Pack], constraints: list[Any]) -> 
     return cost, u
 
 
-def _bounded(constraints: list[Any], value: Any, low: FloatArray, high: FloatArray, slack: Any) -> None:
+def _bounded(constraints: list[Any], value: cp.Expression, low: FloatArray, high: FloatArray, slack: cp.Variable) -> None:
     for k in np.flatnonzero(np.isfinite(high)):
         constraints.append(value[k] <= high[k] + slack[k])
     for k in np.flatnonzero(np.isfinite(low)):

@@ -38,24 +38,55 @@ class Replay:
     """Limits that the state or the load has already broken, each by the most it is exceeded."""
 
 
-def project(problem: SiteProblem, power_w: FloatArray) -> FloatArray:
-    """Nearest net powers (devices, N) within power bounds, tapers and energy limits, step by step."""
+def project(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Net powers (devices, N) and curtailment (N,), moved as little as needed, step by step.
+
+    Powers within bounds, tapers and energy limits; then, where the meter's limit is exceeded, less charging (import), more
+    curtailment or less discharging (export). Powers only ever shrink, so that nothing new is asked of a device.
+    """
     result = np.array(power_w, dtype=np.float64)
-    h = problem.dt_h
-    for i, d in enumerate(problem.devices):
-        e = d.energy_wh
-        for k in range(problem.steps):
-            charge = min(d.charge_max_w[k], max(0.0, d.charge_taper_w[k] - d.charge_taper_w_per_wh[k] * e))
-            discharge = min(d.discharge_max_w[k], max(0.0, d.discharge_taper_w[k] + d.discharge_taper_w_per_wh[k] * e))
-            # The tapers give way while the state is outside, so that it can come back.
-            charge = d.charge_max_w[k] if e < d.energy_min_wh else charge
-            discharge = d.discharge_max_w[k] if e > d.energy_max_wh else discharge
-            room_up = max(0.0, d.energy_max_wh - e + d.leak_wh) / (h * d.eta_charge[k])
-            room_down = max(0.0, e - d.leak_wh - d.energy_min_wh) * d.eta_discharge[k] / h
-            p = min(max(result[i, k], -min(charge, room_up)), discharge, room_down)
-            result[i, k] = p
-            e += h * (d.eta_charge[k] * max(-p, 0.0) - max(p, 0.0) / d.eta_discharge[k]) - d.leak_wh
-    return result
+    grid, h = problem.grid, problem.dt_h
+    curtail = np.clip(curtail_w, 0.0, grid.pv_w if grid.curtailable else 0.0)
+    energy = [d.energy_wh for d in problem.devices]
+    for k in range(problem.steps):
+        for i, d in enumerate(problem.devices):
+            result[i, k] = _within_device(d, k, h, energy[i], float(result[i, k]))
+        net = grid.load_w[k] - grid.pv_w[k] + curtail[k] - result[:, k].sum()
+        if net > grid.import_limit_w[k]:
+            result[:, k] = _less(result[:, k], -1.0, net - grid.import_limit_w[k])
+        elif -net > grid.export_limit_w[k]:
+            excess = -net - grid.export_limit_w[k]
+            more = min(excess, grid.pv_w[k] - curtail[k]) if grid.curtailable else 0.0
+            curtail[k] += more
+            result[:, k] = _less(result[:, k], 1.0, excess - more)
+        for i, d in enumerate(problem.devices):
+            p = float(result[i, k])
+            energy[i] += h * (d.eta_charge[k] * max(-p, 0.0) - max(p, 0.0) / d.eta_discharge[k]) - d.leak_wh
+    return result, curtail
+
+
+def _within_device(d: DeviceData, k: int, h: float, e: float, p: float) -> float:
+    charge, discharge = _power_room(d, k, e)
+    room_up = max(0.0, d.energy_max_wh - e + d.leak_wh) / (h * d.eta_charge[k])
+    room_down = max(0.0, e - d.leak_wh - d.energy_min_wh) * d.eta_discharge[k] / h
+    return float(min(max(p, -min(charge, room_up)), discharge, room_down))
+
+
+def _power_room(d: DeviceData, k: int, e: float) -> tuple[float, float]:
+    """Charge and discharge (W) that bounds and tapers leave in step k at energy e."""
+    charge = min(d.charge_max_w[k], max(0.0, d.charge_taper_w[k] - d.charge_taper_w_per_wh[k] * e))
+    discharge = min(d.discharge_max_w[k], max(0.0, d.discharge_taper_w[k] + d.discharge_taper_w_per_wh[k] * e))
+    return float(charge), float(discharge)
+
+
+def _less(power_w: FloatArray, sign: float, excess_w: float) -> FloatArray:
+    """Powers of that sign shrunk in proportion until `excess_w` is gone, or they are."""
+    flowing = np.maximum(sign * power_w, 0.0)
+    total = float(flowing.sum())
+    if total <= 0.0 or excess_w <= 0.0:
+        return power_w
+    shrunk: FloatArray = power_w - sign * flowing * min(1.0, excess_w / total)
+    return shrunk
 
 
 def replay(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> Replay:
@@ -76,11 +107,18 @@ def replay(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> 
     energy_cost = float(h * (grid.buy_eur_per_kwh * bought - grid.sell_eur_per_kwh * sold).sum() / 1000)
     objective += energy_cost + grid.peak_price_eur_per_kw * peak / 1000
     objective += float(h * grid.curtailment_cost_eur_per_kwh * curtail_w.sum() / 1000)
-    for name, flow, limit in (("import", bought, grid.import_limit_w), ("export", sold, grid.export_limit_w)):
+    alone = grid.load_w - grid.pv_w + curtail_w
+    for name, flow, limit, unhelped in (
+        ("import", bought, grid.import_limit_w, alone),
+        ("export", sold, grid.export_limit_w, -alone),
+    ):
         excess = np.maximum(flow - limit, 0.0)
         objective += float(soft.grid_eur_per_kw * excess.sum() / 1000)
         if excess.max(initial=0.0) > TOLERANCE_W:
-            worst_soft[f"grid {name}"] = float(excess.max())
+            worst_soft[f"grid {name} (W)"] = float(excess.max())
+        worse = flow - np.maximum(limit, unhelped)
+        if worse.max(initial=0.0) > TOLERANCE_W * max(1, count):
+            hard.append(f"grid {name}: devices add {worse.max():.1f} W beyond the limit at step {int(worse.argmax())}")
     if grid.target_w is not None:
         objective += float(h * grid.tracking_weight * ((net - grid.target_w) ** 2).sum() / 1e6)
     ceiling = grid.pv_w if grid.curtailable else np.zeros(n)
@@ -127,8 +165,12 @@ def _run_device(
     for k in range(problem.steps):
         p = float(power_w[k])
         charge, discharge = max(-p, 0.0), max(p, 0.0)
-        if charge > d.charge_max_w[k] + TOLERANCE_W or discharge > d.discharge_max_w[k] + TOLERANCE_W:
+        if not charge <= d.charge_max_w[k] + TOLERANCE_W or not discharge <= d.discharge_max_w[k] + TOLERANCE_W:
             hard.append(f"{d.device_id} power {p:.1f} W at step {k}")
+        taper_c = max(0.0, d.charge_taper_w[k] - d.charge_taper_w_per_wh[k] * e)
+        taper_d = max(0.0, d.discharge_taper_w[k] + d.discharge_taper_w_per_wh[k] * e)
+        if charge > taper_c + TOLERANCE_W or discharge > taper_d + TOLERANCE_W:
+            hard.append(f"{d.device_id} power {p:.1f} W beyond the taper at step {k}")
         v = d.voltage_v[k] + d.voltage_v_per_wh[k] * e + d.voltage_v_per_w[k] * (charge - discharge)
         over_v = max(0.0, v - d.voltage_max_v, d.voltage_min_v - v)
         inside = d.energy_min_wh <= e <= d.energy_max_wh
