@@ -304,7 +304,7 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
     """Compiled form of `power_bounds`; limits (15,), condition (N, 13), out (N, 4): charge, discharge, two Bounds.
 
     All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal
-    power is (V -+ I R) I. The voltage at the END of the step, V -+ I (R + slope dt/Q), is what is held within the limits.
+    power is I times the lowest voltage of the step. The voltage at its END, V -+ I (R + slope dt/Q), is held within limits.
     """
     rated_c, rated_d, current_c, current_d = limits[0], limits[1], limits[2], limits[3]
     v_min, v_max = limits[4], limits[5]
@@ -341,9 +341,12 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
                 current, code = depth_room * ah_per_pct / dt_h, 8
             if i_heat < current:
                 current, code = i_heat, 6
-            if not charging and current > 0.5 * v_oc / r:
-                current, code = 0.5 * v_oc / r, 3
-            power = (current * (v_oc + current * r) if charging else current * (v_oc - current * r)) if current > 0.0 else 0.0
+            if not charging and current > 0.5 * v_oc / r_end:
+                current, code = 0.5 * v_oc / r_end, 3
+            # Constant power draws its largest current at the step's lowest voltage: at the beginning of a charge, where
+            # no drop has built up yet, and at the end of a discharge.
+            lowest_v = v_oc if charging else v_oc - current * r_end
+            power = max(0.0, current * lowest_v)
             if rated < power:
                 power, code = rated, 0
             taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * min(1.0, max(0.0, room / SOC_TAPER_PCT))
