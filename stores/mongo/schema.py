@@ -10,6 +10,7 @@ from pymongo.errors import CollectionInvalid, OperationFailure
 
 Document = dict[str, Any]
 DAY_S = 86_400
+NAMESPACE_EXISTS = 48
 TELEMETRY_TTL_S = 90 * DAY_S
 HOURLY_TTL_S = 2 * 365 * DAY_S
 DAILY_TTL_S = 10 * 365 * DAY_S
@@ -141,8 +142,8 @@ def ensure_collections(db: Database[Document]) -> None:
             try:
                 db.create_collection(name, validator=schema, validationLevel="strict")
                 continue
-            except CollectionInvalid:
-                pass  # another process was faster
+            except (CollectionInvalid, OperationFailure) as error:
+                _raise_unless_it_exists(error)
         options = next(iter(db.list_collections(filter={"name": name})))["options"]
         if options.get("validator") != schema or options.get("validationLevel") != "strict":
             db.command("collMod", name, validator=schema, validationLevel="strict")
@@ -152,9 +153,8 @@ def ensure_collections(db: Database[Document]) -> None:
                 "telemetry_ts",
                 timeseries={"timeField": "timestamp", "metaField": "device_meta", "granularity": "seconds"},
             )
-        except (CollectionInvalid, OperationFailure):
-            if "telemetry_ts" not in db.list_collection_names():
-                raise
+        except (CollectionInvalid, OperationFailure) as error:
+            _raise_unless_it_exists(error)
     for name, indexes in INDEXES.items():
         for keys in indexes:
             db[name].create_index(keys)
@@ -162,12 +162,21 @@ def ensure_collections(db: Database[Document]) -> None:
         _ensure_ttl(db, name, direction, seconds)
 
 
+def _raise_unless_it_exists(error: CollectionInvalid | OperationFailure) -> None:
+    """Another process was faster: the driver or the server says so."""
+    if not isinstance(error, CollectionInvalid) and error.code != NAMESPACE_EXISTS:
+        raise error
+
+
 def _ensure_ttl(db: Database[Document], name: str, direction: int, seconds: int) -> None:
+    found = False
     for info in db[name].index_information().values():
         if [key for key, _ in info["key"]] == ["timestamp"]:
+            found = True
             if info.get("expireAfterSeconds") != seconds:
                 keys = {"timestamp": int(info["key"][0][1])}
                 db.command("collMod", name, index={"keyPattern": keys, "expireAfterSeconds": seconds})
-            return
+    if found:
+        return
     order = pymongo.ASCENDING if direction == 1 else pymongo.DESCENDING
     db[name].create_index([("timestamp", order)], expireAfterSeconds=seconds)

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
+from bson.datetime_ms import DatetimeMS
 from pymongo import ReplaceOne
 from pymongo.database import Database
+from pymongo.errors import BulkWriteError
 
 from core.devices import PackState
 from core.errors import InputError
@@ -67,33 +69,43 @@ def pack_document(
 
 def _identity(device_id: str, timestamp: datetime) -> ObjectId:
     """The same device and moment give the same _id: inserting twice replaces, without an index of our own."""
-    text = f"{device_id}|{int(timestamp.timestamp() * 1000)}"
+    text = f"{device_id}|{int(DatetimeMS(timestamp))}"  # the milliseconds that BSON keeps, not a float's rounding
     return ObjectId(hashlib.sha256(text.encode()).digest()[:12])
 
 
 def insert_telemetry(db: Database[Document], documents: Sequence[Mapping[str, Any]]) -> int:
     """Write documents into telemetry_data, and those that are new into telemetry_ts; returns how many were new.
 
-    Idempotent on (device_id, timestamp). `day` and `hour` are derived from the UTC timestamp.
+    Idempotent on (device_id, timestamp). `day` and `hour` are derived from the UTC timestamp. Raises InputError for a
+    document without device or aware time, before anything is written; BulkWriteError when the validator refuses some:
+    the others are written all the same.
     """
     prepared: dict[ObjectId, Document] = {}
     for document in documents:
-        stamp: datetime = document["timestamp"]
-        if stamp.tzinfo is None:
+        for name in ("device_id", "timestamp", "measurements"):
+            if name not in document:
+                raise InputError(source="telemetry", field=name, value=None, expected="a value in every document")
+        stamp = document["timestamp"]
+        if not isinstance(stamp, datetime) or stamp.tzinfo is None:
             raise InputError(source="telemetry", field="timestamp", value=stamp, expected="a time with its UTC offset")
         utc = stamp.astimezone(UTC)
         key = _identity(document["device_id"], utc)
         prepared[key] = {**document, "_id": key, "timestamp": utc, "day": f"{utc:%Y-%m-%d}", "hour": utc.hour}
     if not prepared:
         return 0
-    result = db["telemetry_data"].bulk_write(
-        [ReplaceOne({"_id": key}, document, upsert=True) for key, document in prepared.items()], ordered=False
-    )
-    ids = result.upserted_ids or {}
-    new = [list(prepared.values())[position] for position in ids]
-    if new:
-        db["telemetry_ts"].insert_many([_series_document(document) for document in new], ordered=False)
+    requests = [ReplaceOne({"_id": key}, document, upsert=True) for key, document in prepared.items()]
+    try:
+        new = list((db["telemetry_data"].bulk_write(requests, ordered=False).upserted_ids or {}).values())
+    except BulkWriteError as error:
+        _append_series(db, [prepared[entry["_id"]] for entry in error.details["upserted"]])
+        raise
+    _append_series(db, [prepared[key] for key in new])
     return len(new)
+
+
+def _append_series(db: Database[Document], documents: Sequence[Document]) -> None:
+    if documents:
+        db["telemetry_ts"].insert_many([_series_document(document) for document in documents], ordered=False)
 
 
 def _series_document(document: Document) -> Document:

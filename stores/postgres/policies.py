@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from core.errors import InputError
 from core.policy_record import PolicyRecord
 
 _RANKED = """
@@ -40,7 +41,7 @@ def ranked_policies(conn: psycopg.Connection[Any], site_id: str, status: str = "
 
 
 def upsert_policy(conn: psycopg.Connection[Any], record: PolicyRecord, *, by: str = "pulsebms") -> str:
-    """Write a policy by site and name; returns its id. A first activation sets deployed_at."""
+    """Write a policy by site and name; returns its id. Becoming active stamps deployed_at unless the record has one."""
     values = (
         record.policy_type,
         Jsonb(dict(record.config)),
@@ -65,11 +66,11 @@ def upsert_policy(conn: psycopg.Connection[Any], record: PolicyRecord, *, by: st
                 UPDATE optimization_policies SET policy_type = %s, config = %s, model_version = %s, training_date = %s,
                     performance_metrics = %s, horizon_hours = %s, update_interval_seconds = %s, status = %s,
                     performance_score = %s,
-                    deployed_at = CASE WHEN %s = 'active' THEN coalesce(deployed_at, clock_timestamp())
-                                  ELSE deployed_at END
+                    deployed_at = coalesce(%s, CASE WHEN %s = 'active' AND status IS DISTINCT FROM 'active'
+                                               THEN clock_timestamp() ELSE deployed_at END)
                 WHERE id = %s
                 """,
-                (*values, record.status, known[0]),
+                (*values, record.deployed_at, record.status, known[0]),
             )
             return str(known[0])
         made = conn.execute(
@@ -85,9 +86,14 @@ def upsert_policy(conn: psycopg.Connection[Any], record: PolicyRecord, *, by: st
 
 
 def set_policy_status(conn: psycopg.Connection[Any], policy_id: str, status: str) -> None:
-    """Move a policy through its life cycle; becoming active stamps deployed_at."""
-    conn.execute(
-        "UPDATE optimization_policies SET status = %s, deployed_at = CASE WHEN %s = 'active' THEN clock_timestamp() "
-        "ELSE deployed_at END WHERE id = %s",
+    """Move a policy through its life cycle; becoming active stamps deployed_at, being set active again does not.
+
+    Raises InputError when there is no such policy.
+    """
+    changed = conn.execute(
+        "UPDATE optimization_policies SET status = %s, deployed_at = CASE WHEN %s = 'active' AND status IS DISTINCT FROM "
+        "'active' THEN clock_timestamp() ELSE deployed_at END WHERE id::text = %s",
         (status, status, policy_id),
-    )
+    ).rowcount
+    if not changed:
+        raise InputError(source="optimization_policies", field="id", value=policy_id, expected="the id of a policy")

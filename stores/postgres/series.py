@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import psycopg
 
 from core.errors import InputError
@@ -45,10 +46,14 @@ def read_series(
     if not rows:
         raise InputError(source=source, field=name, value=None, expected=f"values from {start.isoformat()} to {end.isoformat()}")
     if len(rows) == 1:
-        import numpy as np
-
         return Series(name, rows[0][0], float(rows[0][2]), np.array([rows[0][1]]))
-    return check_series(name, [row[0] for row in rows], [row[1] for row in rows], source=source)
+    series = check_series(name, [row[0] for row in rows], [row[1] for row in rows], source=source)
+    for stamp, _, dt_s in rows:
+        # A uniform grid of every second value has no gap to see: the step that was written says that values are missing.
+        if dt_s != series.dt_s:
+            where = f"{name} at {stamp.isoformat()}"
+            raise InputError(source=source, field=where, value=f"step of {series.dt_s:g} s", expected=f"a value every {dt_s:g} s")
+    return series
 
 
 def latest_value(conn: psycopg.Connection[Any], site_id: str, name: str, known_at: datetime) -> float | None:

@@ -42,11 +42,21 @@ def shipped() -> list[Migration]:
     return [Migration(entry.name, entry.read_text()) for entry in sorted(found, key=lambda entry: entry.name)]
 
 
+def pending(conn: psycopg.Connection[Any]) -> list[str]:
+    """Names of the shipped files that this database has not had yet; changes nothing."""
+    row = conn.execute("SELECT to_regclass('optimizer.schema_migrations') IS NOT NULL").fetchone()
+    known = {name for (name,) in conn.execute("SELECT name FROM optimizer.schema_migrations")} if row and row[0] else set()
+    return [migration.name for migration in shipped() if migration.name not in known]
+
+
 def migrate(conn: psycopg.Connection[Any], migrations: Sequence[Migration] | None = None) -> list[str]:
     """Apply what is missing; returns the names applied. Also makes sure of this and the coming months' partitions.
 
-    Raises StoreError when a file that was applied has changed since, or when one fails (nothing of it stays).
+    Raises StoreError when a file that was applied has changed since, when one fails (nothing of it stays), or when the
+    connection is not in autocommit mode (the lock would be let go before the caller's commit).
     """
+    if not conn.autocommit:
+        raise StoreError("migrations need a connection in autocommit mode")
     todo = shipped() if migrations is None else list(migrations)
     applied: list[str] = []
     conn.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
