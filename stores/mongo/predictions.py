@@ -10,6 +10,7 @@ import numpy as np
 from pymongo.database import Database
 
 from core.predictions import Prediction
+from stores.mongo.newest import newest_documents
 
 Document = dict[str, Any]
 
@@ -53,16 +54,9 @@ def _document(prediction: Prediction) -> Document:
 def latest_predictions(
     db: Database[Document], device_ids: Iterable[str], *, not_after: datetime | None = None
 ) -> dict[str, Prediction]:
-    """The newest prediction of each device (made for a time not after `not_after`)."""
-    result: dict[str, Prediction] = {}
-    for device_id in device_ids:
-        query: Document = {"device_id": device_id}
-        if not_after is not None:
-            query["prediction_timestamp"] = {"$lte": not_after}
-        document = db["digital_twin_predictions"].find_one(query, sort=[("prediction_timestamp", -1), ("_id", -1)])
-        if document is not None:
-            result[device_id] = _prediction(document)
-    return result
+    """The newest prediction of each device (made for a time not after `not_after`); of equal times the last written."""
+    found = newest_documents(db, "digital_twin_predictions", "prediction_timestamp", device_ids, not_after=not_after)
+    return {document["device_id"]: _prediction(document) for document in found}
 
 
 def _prediction(document: Document) -> Prediction:

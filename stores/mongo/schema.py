@@ -117,14 +117,14 @@ VALIDATORS: dict[str, dict[str, Any]] = {
 INDEXES: dict[str, list[list[tuple[str, int]]]] = {
     "telemetry_data": [
         [("site_id", 1), ("device_id", 1), ("timestamp", -1)],
-        [("device_id", 1), ("timestamp", -1)],
+        [("device_id", 1), ("timestamp", -1), ("_id", -1)],
         [("day", 1), ("hour", 1)],
     ],
     "metrics_hourly": [[("site_id", 1), ("device_id", 1), ("timestamp", -1)]],
     "metrics_daily": [[("site_id", 1), ("device_id", 1), ("timestamp", -1)]],
-    "digital_twin_predictions": [[("device_id", 1), ("prediction_timestamp", -1)]],
+    "digital_twin_predictions": [[("device_id", 1), ("prediction_timestamp", -1), ("_id", -1)]],
 }
-"""Beside the contract's: (device_id, timestamp) for the latest state of a device, whichever its site."""
+"""Beside the contract's: those that begin with device_id, for the newest document of a device (stores.mongo.newest)."""
 TTL: dict[str, tuple[int, int]] = {
     "telemetry_data": (-1, TELEMETRY_TTL_S),
     "metrics_hourly": (1, HOURLY_TTL_S),

@@ -16,6 +16,7 @@ from pymongo.errors import BulkWriteError
 
 from core.devices import PackState
 from core.errors import InputError
+from stores.mongo.newest import newest_documents
 
 Document = dict[str, Any]
 
@@ -122,15 +123,8 @@ def latest_states(
     db: Database[Document], device_ids: Iterable[str], *, not_after: datetime | None = None
 ) -> dict[str, PackState]:
     """The newest measurement of each device (not after `not_after`); devices without one are absent."""
-    result: dict[str, PackState] = {}
-    for device_id in device_ids:
-        query: Document = {"device_id": device_id}
-        if not_after is not None:
-            query["timestamp"] = {"$lte": not_after}
-        document = db["telemetry_data"].find_one(query, sort=[("timestamp", -1)])
-        if document is not None:
-            result[device_id] = state_of(document)
-    return result
+    found = newest_documents(db, "telemetry_data", "timestamp", device_ids, not_after=not_after)
+    return {document["device_id"]: state_of(document) for document in found}
 
 
 def state_of(document: Mapping[str, Any]) -> PackState:
