@@ -25,6 +25,8 @@ from optimizer.solvers import SOLVERS, RawSolution
 
 log = structlog.get_logger()
 FloatArray = NDArray[np.float64]
+REPORTED_GAP = 1e-4
+"""Of the objective, at least of one euro: a larger gap of the search for directions is named in the status."""
 
 
 @dataclass(slots=True)
@@ -34,7 +36,8 @@ class MpcSolver:
     solver: str = "piqp"
     fallback_counts: Counter[str] = field(default_factory=Counter)
     _qp: SiteQP | None = None
-    _last: tuple[tuple[str, ...], float, FloatArray] | None = None
+    _last: tuple[tuple[str, ...], float, FloatArray, FloatArray] | None = None
+    """Devices, dt_s, net powers (devices, N) and curtailment (N,) of the last plan."""
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -57,7 +60,7 @@ class MpcSolver:
         shifted = self._shifted(problem)
         if shifted is not None:
             try:
-                return self._accept(problem, shifted, np.zeros(problem.steps), None, failures, began_s)
+                return self._accept(problem, *shifted, None, failures, began_s)
             except SolverError as error:
                 self._failed("last plan shifted", str(error), failures)
         raise SolverError("; ".join(failures))
@@ -67,14 +70,15 @@ class MpcSolver:
         failures.append(f"{name}: {why}")
         log.warning("solver_failed", solver=name, why=why)
 
-    def _shifted(self, problem: SiteProblem) -> FloatArray | None:
+    def _shifted(self, problem: SiteProblem) -> tuple[FloatArray, FloatArray] | None:
+        """The last plan one step on, idle at the end; None when it was for other devices or another grid of time."""
         ids = tuple(device.device_id for device in problem.devices)
         if self._last is None or self._last[0] != ids or self._last[1] != problem.dt_s:
             return None
-        old = self._last[2]
-        if old.shape[1] != problem.steps:
+        power, curtail = self._last[2:]
+        if power.shape[1] != problem.steps:
             return None
-        return np.concatenate([old[:, 1:], np.zeros((len(ids), 1))], axis=1)
+        return np.pad(power[:, 1:], ((0, 0), (0, 1))), np.pad(curtail[1:], (0, 1))
 
     def _finish(
         self,
@@ -90,14 +94,17 @@ class MpcSolver:
         curtail = np.clip(1000.0 * solution.x[qp.grid("u")], 0.0, problem.grid.pv_w if problem.grid.curtailable else 0.0)
         if not exclusive.tight:
             self.fallback_counts["exclusivity"] += 1
-        return self._accept(problem, net, curtail, (qp, solution), failures, began_s)
+        notes = list(failures)
+        if exclusive.gap_eur > REPORTED_GAP * max(1.0, abs(qp.objective(solution.x))):
+            notes.append(f"directions at most {exclusive.gap_eur:.2g} EUR from the best")
+        return self._accept(problem, net, curtail, solution, notes, began_s)
 
     def _accept(
         self,
         problem: SiteProblem,
         net_w: FloatArray,
         curtail_w: FloatArray,
-        solved: tuple[SiteQP, RawSolution] | None,
+        solution: RawSolution | None,
         failures: list[str],
         began_s: float,
     ) -> Plan:
@@ -106,15 +113,16 @@ class MpcSolver:
         if run.hard_violations:
             raise SolverError("replay refused the plan: " + "; ".join(run.hard_violations[:3]))
         n = problem.steps
-        values, meter = np.zeros((len(problem.devices), n)), np.zeros(n)
-        if solved is not None:
-            solution = solved[1]
-            for i in range(len(problem.devices)):
-                values[i] = solution.equality_duals[2 * n * i : 2 * n * i + n]
-            meter = solution.equality_duals[2 * n * len(problem.devices) : 2 * n * len(problem.devices) + n] / problem.dt_h
+        values: FloatArray | None = None
+        meter = np.zeros(n)
+        if solution is not None:
+            # Equality duals: per device N of the energy balance and N of the temperature, then N of the meter.
+            count = len(problem.devices)
+            values = solution.equality_duals[: 2 * n * count].reshape(count, 2, n)[:, 0]
+            meter = -solution.equality_duals[2 * n * count : 2 * n * count + n] / problem.dt_h
         devices = []
         for i, device in enumerate(problem.devices):
-            reasons, binding = explain(problem, power, run, i)
+            reasons, binding = explain(problem, power, run, i, None if values is None else values[i], meter)
             devices.append(
                 DevicePlan(
                     device_id=device.device_id,
@@ -123,13 +131,13 @@ class MpcSolver:
                     soc_pct=100.0 * run.energy_wh[i] / device.capacity_wh,
                     temperature_c=run.temperature_c[i],
                     voltage_v=run.voltage_v[i],
-                    energy_value_eur_per_kwh=values[i],
+                    energy_value_eur_per_kwh=np.zeros(n) if values is None else values[i],
                     reasons=reasons,
                     binding=binding,
                 )
             )
         notes = [*failures, *(f"limit not kept: {text}" for text in run.soft_violations)]
-        self._last = (tuple(device.device_id for device in problem.devices), problem.dt_s, power)
+        self._last = (tuple(device.device_id for device in problem.devices), problem.dt_s, power, curtail)
         return Plan(
             dt_s=problem.dt_s,
             devices=tuple(devices),
@@ -141,8 +149,8 @@ class MpcSolver:
             energy_cost_eur=run.energy_cost_eur,
             wear_eur=run.wear_eur,
             peak_w=run.peak_w,
-            solver="shifted" if solved is None else solved[1].solver,
+            solver="shifted" if solution is None else solution.solver,
             status="; ".join(notes) or "optimal",
-            iterations=0 if solved is None else solved[1].iterations,
+            iterations=0 if solution is None else solution.iterations,
             solve_s=time.perf_counter() - began_s,
         )

@@ -16,9 +16,11 @@ from core.errors import SolverError
 from optimizer.assembly import SiteQP
 
 FloatArray = NDArray[np.float64]
-INFINITE = np.inf
 OSQP_SOLVED = {"solved"}
 """`solved inaccurate`, `maximum iterations reached` and the rest are failures."""
+PIQP_MAX_ITER = 120
+OSQP_MAX_ITER = 100_000
+"""One of its iterations costs about a thousandth of an interior point's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def solve_piqp(qp: SiteQP) -> RawSolution:
     solver = piqp.SparseSolver()
     solver.settings.eps_abs = 1e-8
     solver.settings.eps_rel = 1e-9
-    solver.settings.max_iter = 120
+    solver.settings.max_iter = PIQP_MAX_ITER
     # An interior point needs an interior: fixed variables and rows without a bound are taken out first.
     free = qp.xu > qp.xl
     fixed = np.where(free, 0.0, qp.xl)
@@ -51,10 +53,10 @@ def solve_piqp(qp: SiteQP) -> RawSolution:
         a,
         qp.b - moved_a,
         g,
-        np.maximum(qp.gl[rows] - moved_g, -INFINITE),
-        np.minimum(qp.gu[rows] - moved_g, INFINITE),
-        np.maximum(qp.xl[free], -INFINITE),
-        np.minimum(qp.xu[free], INFINITE),
+        qp.gl[rows] - moved_g,
+        qp.gu[rows] - moved_g,
+        qp.xl[free],
+        qp.xu[free],
     )
     status = solver.solve()
     if status != piqp.PIQP_SOLVED:
@@ -69,26 +71,26 @@ def solve_piqp(qp: SiteQP) -> RawSolution:
 def solve_osqp(qp: SiteQP) -> RawSolution:
     """ADMM, polished; SolverError unless OSQP says solved. rho adapts by iterations, not time: repeatable."""
     began_s = time.perf_counter()
-    matrix = sp.vstack([qp.a, qp.g, sp.identity(qp.size, format="csc")], format="csc")
-    low = np.concatenate([qp.b, qp.gl, qp.xl])
-    high = np.concatenate([qp.b, qp.gu, qp.xu])
+    rows = np.isfinite(qp.gl) | np.isfinite(qp.gu)
+    bounded = np.isfinite(qp.xl) | np.isfinite(qp.xu)
+    matrix = sp.vstack([qp.a, qp.g[rows], sp.identity(qp.size, format="csr")[bounded]], format="csc")
     solver = osqp.OSQP()
     solver.setup(
         P=sp.diags(qp.p, format="csc"),
         q=qp.q,
         A=matrix,
-        l=low,
-        u=high,
+        l=np.concatenate([qp.b, qp.gl[rows], qp.xl[bounded]]),
+        u=np.concatenate([qp.b, qp.gu[rows], qp.xu[bounded]]),
         verbose=False,
         eps_abs=1e-5,
         eps_rel=1e-6,
-        max_iter=40_000,
+        max_iter=OSQP_MAX_ITER,
         polishing=True,
         adaptive_rho=True,
-        adaptive_rho_interval=100,
+        adaptive_rho_interval=25,
         scaling=15,
     )
-    result = solver.solve()
+    result = solver.solve(raise_error=False)
     if result.info.status not in OSQP_SOLVED:
         raise SolverError(f"OSQP: {result.info.status}")
     return _checked(
@@ -128,7 +130,7 @@ def solve_cvxpy(qp: SiteQP) -> RawSolution:
 
 
 def _checked(solution: RawSolution) -> RawSolution:
-    if not np.isfinite(solution.x).all():
+    if not (np.isfinite(solution.x).all() and np.isfinite(solution.equality_duals).all()):
         raise SolverError(f"{solution.solver}: a number of the solution is not finite")
     return solution
 
