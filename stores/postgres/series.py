@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -47,13 +48,13 @@ def read_series(
         raise InputError(source=source, field=name, value=None, expected=f"values from {start.isoformat()} to {end.isoformat()}")
     if len(rows) == 1:
         return Series(name, rows[0][0], float(rows[0][2]), np.array([rows[0][1]]))
-    series = check_series(name, [row[0] for row in rows], [row[1] for row in rows], source=source)
-    for stamp, _, dt_s in rows:
-        # A uniform grid of every second value has no gap to see: the step that was written says that values are missing.
-        if dt_s != series.dt_s:
-            where = f"{name} at {stamp.isoformat()}"
-            raise InputError(source=source, field=where, value=f"step of {series.dt_s:g} s", expected=f"a value every {dt_s:g} s")
-    return series
+    for (before, _, dt_s), (after, _, _) in itertools.pairwise(rows):
+        # By the step that was written: every second value alone would be a uniform grid without a gap to see.
+        due = before + timedelta(seconds=dt_s)
+        if after > due:
+            expected = f"a value every {dt_s:g} s"
+            raise InputError(source=source, field=f"{name} at {due.isoformat()}", value=None, expected=expected)
+    return check_series(name, [row[0] for row in rows], [row[1] for row in rows], source=source)
 
 
 def latest_value(conn: psycopg.Connection[Any], site_id: str, name: str, known_at: datetime) -> float | None:
