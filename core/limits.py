@@ -247,9 +247,14 @@ class Condition:
     soc_low_pct: float | FloatArray
     """Lowest and highest SoC of the cycle so far (the present SoC when a new one begins)."""
     soc_high_pct: float | FloatArray
+    charge_headroom_v: float | FloatArray = 0.0
+    """Pack voltage to keep free below the upper limit: the fullest cell's lead over the mean times the cells in series, and
+    polarisation of an earlier discharge that dies away within the step."""
+    discharge_headroom_v: float | FloatArray = 0.0
+    """The same above the lower limit: the emptiest cell, and polarisation of an earlier charge."""
 
     def matrix(self) -> FloatArray:
-        """Fields as columns; shape (N, 13)."""
+        """Fields as columns; shape (N, 15)."""
         columns = [np.atleast_1d(np.asarray(getattr(self, f.name), dtype=np.float64)) for f in fields(self)]
         return np.ascontiguousarray(np.stack(np.broadcast_arrays(*columns), axis=1))
 
@@ -301,7 +306,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @_compiled
 def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, out: FloatArray) -> None:
-    """Compiled form of `power_bounds`; limits (15,), condition (N, 13), out (N, 4): charge, discharge, two Bounds.
+    """Compiled form of `power_bounds`; limits (15,), condition (N, 15), out (N, 4): charge, discharge, two Bounds.
 
     All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal
     power is I times the lowest voltage of the step. The voltage at its END, V -+ I (R + slope dt/Q), is held within limits.
@@ -313,21 +318,23 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
     dt_h = dt_s / 3600.0
     for k in range(condition.shape[0]):
         soc, t_hot, t_cold, t_free, gain, spread = condition[k, :6]
-        v_oc, slope, r, q_ah, eta_q, soc_low, soc_high = condition[k, 6:]
+        v_oc, slope, r, q_ah, eta_q, soc_low, soc_high, spare_c, spare_d = condition[k, 6:]
         r = max(r, 1e-9)
         r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
         # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
         i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
         warm = min(1.0, max(0.0, (t_max - t_hot) / THERMAL_TAPER_K))
         cold = min(1.0, max(0.0, (t_cold - t_min) / THERMAL_TAPER_K))
-        even = min(1.0, max(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
+        even = 1.0
+        if t_delta < np.inf:  # no limit: inf / inf would be no number, and a NaN no power
+            even = min(1.0, max(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
         for side in range(2):
             charging = side == 0
             if charging:
-                i_rated, room, v_room = current_c, soc_max - soc, v_max - v_oc
+                i_rated, room, v_room = current_c, soc_max - soc, v_max - spare_c - v_oc
                 depth_room, rated = soc_low + depth - soc, rated_c
             else:
-                i_rated, room, v_room = current_d, soc - soc_min, v_oc - v_min
+                i_rated, room, v_room = current_d, soc - soc_min, v_oc - spare_d - v_min
                 depth_room, rated = soc - (soc_high - depth), rated_d
             ah_per_pct = q_ah / 100.0 / (eta_q if charging else 1.0)
             current, code = i_rated, 1
@@ -341,11 +348,11 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
                 current, code = depth_room * ah_per_pct / dt_h, 8
             if i_heat < current:
                 current, code = i_heat, 6
-            if not charging and current > 0.5 * v_oc / r_end:
-                current, code = 0.5 * v_oc / r_end, 3
+            if not charging and current > 0.5 * (v_oc - spare_d) / r_end:
+                current, code = 0.5 * (v_oc - spare_d) / r_end, 3
             # Constant power draws its largest current at the step's lowest voltage: at the beginning of a charge, where
-            # no drop has built up yet, and at the end of a discharge.
-            lowest_v = v_oc if charging else v_oc - current * r_end
+            # no drop has built up yet (or where an earlier charge's has died away), and at the end of a discharge.
+            lowest_v = v_oc - spare_d if charging else v_oc - spare_d - current * r_end
             power = max(0.0, current * lowest_v)
             if rated < power:
                 power, code = rated, 0

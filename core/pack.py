@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.cells import CELLS, capacity_ah, capacity_wh, resistance_growth
+from core.battery.cells import CELLS, capacity_ah, capacity_wh, energy_curve_wh, resistance_growth
 from core.battery.ecm import interpolate, resistance_factor, step
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 REPORTED_CELLS = 8
 """Cells of which voltage and temperature are reported: the extremes are among them."""
 CELL_VOLTAGE_SPREAD_V = 0.004
+CHORDS = 16
+"""Points at which the OCV is compared within a step's reach."""
 CELL_TEMPERATURE_SPREAD = 0.15
 """Hottest minus coldest cell, as a share of the pack's rise over ambient."""
 
@@ -56,11 +58,16 @@ def step_resistance_ohm(parameters: FloatArray, soc: float, temperature_c: float
     return float(factor * (parameters[2] + parameters[3] * (1.0 - np.exp(-dt_s / parameters[4]))))
 
 
-def ocv_slope_v_per_pct(ocv: FloatArray, series: float, soc: float) -> float:
-    """Largest slope of the pack's OCV within 5 % of the SoC: the bounds lean to the safe side."""
-    low, high = interpolate(ocv, soc - 0.05), interpolate(ocv, soc + 0.05)
-    mid = interpolate(ocv, soc)
-    return float(series * max(mid - low, high - mid, 0.0) / 5.0)
+def ocv_slope_v_per_pct(ocv: FloatArray, series: float, soc: float, reach: float) -> float:
+    """Slope that bounds the pack's OCV from both sides as far as the SoC may move (`reach`, a share of 1).
+
+    The steepest chord from the SoC to any point within reach: OCV(soc +- x) lies within slope * x of OCV(soc).
+    """
+    x = reach * np.arange(1, CHORDS + 1) / CHORDS
+    grid = np.linspace(0.0, 1.0, len(ocv))
+    here = np.interp(soc, grid, ocv)
+    away = np.concatenate([np.interp(soc + x, grid, ocv) - here, here - np.interp(soc - x, grid, ocv)])
+    return float(series * np.max(away / np.concatenate([x, x])) / 100.0)
 
 
 class Pack:
@@ -93,8 +100,9 @@ class Pack:
 
     @property
     def energy_wh(self) -> float:
-        """SoC times capacity, at open circuit."""
-        return self.soc_pct / 100.0 * capacity_wh(self.config, self.soh_pct)
+        """Energy above 0 % SoC at open circuit."""
+        curve = energy_curve_wh(self.config, self.soh_pct)
+        return float(np.interp(self.soc_pct, np.linspace(0.0, 100.0, len(curve)), curve))
 
     def step(self, power_w: float, dt_s: float) -> float:
         """Hold a power for dt_s; returns the mean power that flowed. InputError when it is not a number."""
@@ -136,27 +144,31 @@ class Pack:
         """What core.limits needs for the next dt_s, from the true state."""
         state = self.state(datetime.fromtimestamp(0, tz=UTC))
         base = condition_from_state(self.config, state, dt_s, ambient_c=self.ambient_c)
-        soc = self._state[0, 0]
-        open_circuit = self.config.series_cells * interpolate(self._ocv, soc) - self._state[0, 1]
-        mean_cell = open_circuit / self.config.series_cells
-        room = CELL_VOLTAGE_SPREAD_V * float(np.abs(self._cell_shape).max()) / mean_cell
-        return replace(base, open_circuit_v=open_circuit * (1.0 + room if soc > 0.5 else 1.0 - room))
+        high_v, low_v = imbalance_v(self.config, state)
+        v1_v = float(self._state[0, 1])
+        fading_v = v1_v * (1.0 - float(np.exp(-dt_s / self._parameters[4])))
+        return replace(
+            base,
+            open_circuit_v=self.config.series_cells * interpolate(self._ocv, self._state[0, 0]) - v1_v,
+            charge_headroom_v=high_v + max(0.0, fading_v),
+            discharge_headroom_v=low_v + max(0.0, -fading_v),
+        )
 
 
 def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *, ambient_c: float) -> Condition:
     """The Condition of the next dt_s, from a measurement.
 
-    The open-circuit voltage comes from V + I R with the MEASURED resistance; unbalanced cells take voltage room away on
-    the side that is nearer.
+    The open-circuit voltage comes from V + I R with the MEASURED resistance, which holds 1 - 1/e of the polarisation; the rest
+    may yet die away and takes voltage room on the other side, as unbalanced cells do on both.
     """
     parameters = ecm_parameters(config, state.soh_pct)
     soc = state.soc_pct / 100.0
     cells = state.cell_temperatures_c or (state.temperature_c,)
-    open_circuit = state.voltage_v + state.current_a * state.internal_resistance_ohm
-    if state.cell_voltages_v:
-        mean_cell = float(np.mean(state.cell_voltages_v))
-        worst = max(state.cell_voltages_v) if soc > 0.5 else min(state.cell_voltages_v)
-        open_circuit *= worst / mean_cell
+    ocv = CELLS[config.chemistry].ocv_table()
+    high_v, low_v = imbalance_v(config, state)
+    polarisation_ohm = float(resistance_factor(soc, state.temperature_c, parameters[5])) * parameters[3]
+    fading_v = state.current_a * polarisation_ohm * float(np.exp(-1.0))
+    reach = max(config.max_charge_power_w, config.max_discharge_power_w) * dt_s / 3600.0 / capacity_wh(config, state.soh_pct)
     decay = float(np.exp(-dt_s * parameters[8] / parameters[7]))
     resistance = max(state.internal_resistance_ohm, step_resistance_ohm(parameters, soc, state.temperature_c, dt_s))
     return Condition(
@@ -166,11 +178,22 @@ def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *,
         temperature_free_c=ambient_c + (max(cells) - ambient_c) * decay,
         heat_gain_k_per_w=(1.0 - decay) / parameters[8],
         temperature_spread_k=state.temperature_spread_k,
-        open_circuit_v=open_circuit,
-        ocv_slope_v_per_pct=ocv_slope_v_per_pct(CELLS[config.chemistry].ocv_table(), config.series_cells, soc),
+        open_circuit_v=state.voltage_v + state.current_a * state.internal_resistance_ohm,
+        ocv_slope_v_per_pct=ocv_slope_v_per_pct(ocv, config.series_cells, soc, min(1.0, 1.2 * reach)),
         resistance_ohm=resistance,
         capacity_ah=float(parameters[0]),
         coulomb_efficiency=float(parameters[6]),
         soc_low_pct=state.soc_pct,
         soc_high_pct=state.soc_pct,
+        charge_headroom_v=high_v + max(0.0, fading_v),
+        discharge_headroom_v=low_v + max(0.0, -fading_v),
     )
+
+
+def imbalance_v(config: DeviceConfig, state: PackState) -> tuple[float, float]:
+    """Lead of the highest and lag of the lowest cell voltage over their mean, times the cells in series."""
+    if not state.cell_voltages_v:
+        return 0.0, 0.0
+    mean_v = float(np.mean(state.cell_voltages_v))
+    series = config.series_cells
+    return (max(state.cell_voltages_v) - mean_v) * series, (mean_v - min(state.cell_voltages_v)) * series

@@ -5,6 +5,7 @@ Here: Prediction from state and profile. Not here: when it is made and where it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from core.ageing import degradation
 from core.battery.cells import CELLS, capacity_wh
-from core.battery.ecm import simulate
+from core.battery.ecm import OUTPUTS, STATE, simulate
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
 from core.pack import ecm_parameters
@@ -23,7 +24,7 @@ MODEL_TYPE = "ECM-1RC"
 REST_C_RATE_PER_H = 0.2
 """At rest the efficiency written is that of this small current, since a ratio of zero to zero is none."""
 
-__all__ = ["MODEL_TYPE", "capacity_wh", "predict"]
+__all__ = ["MODEL_TYPE", "capacity_wh", "predict", "predict_many"]
 
 
 def predict(
@@ -35,52 +36,96 @@ def predict(
     start: datetime,
     ambient_c: float | FloatArray,
 ) -> Prediction:
-    """Simulate power_profile_w (N,), mean power of each step, from a measured state.
+    """Simulate power_profile_w (N,), mean power of each step, from a measured state; ambient_c is a number or (N,).
 
     Raises InputError when the profile is empty or holds a number that is not finite, or when its length is no whole
     number of hours.
     """
-    power = np.asarray(power_profile_w, dtype=np.float64)
-    if not len(power) or not np.isfinite(power).all():
-        raise InputError(
-            source=f"twin of {config.device_id}",
-            field="power_profile",
-            value=power,
-            expected="finite numbers, one a step",
-        )
-    hours = len(power) * dt_s / 3600.0
-    if abs(hours - round(hours)) > 1e-9:
-        raise InputError(
-            source=f"twin of {config.device_id}", field="horizon_hours", value=hours, expected="a whole number of hours"
-        )
-    parameters, ocv = ecm_parameters(config, state.soh_pct), CELLS[config.chemistry].ocv_table()
-    n = len(power)
-    history = np.empty((1, n, 8))
+    return predict_many([config], [state], np.asarray(power_profile_w)[None, :], dt_s=dt_s, start=start, ambient_c=ambient_c)[0]
+
+
+def predict_many(
+    configs: Sequence[DeviceConfig],
+    states: Sequence[PackState],
+    power_profiles_w: FloatArray,
+    *,
+    dt_s: float,
+    start: datetime,
+    ambient_c: float | FloatArray,
+) -> list[Prediction]:
+    """Predictions of M devices at once: power_profiles_w (M, N), ambient_c a number, (N,) or (M, N).
+
+    Raises InputError naming the device whose profile or state is not usable.
+    """
+    power = np.ascontiguousarray(power_profiles_w, dtype=np.float64)
+    _check(configs, states, power, dt_s)
+    m, n = power.shape
+    parameters = np.stack([ecm_parameters(c, s.soh_pct) for c, s in zip(configs, states, strict=True)])
+    history = np.empty((m, n, len(OUTPUTS) + len(STATE)))
     simulate(
-        np.array([[state.soc_pct / 100.0, 0.0, state.temperature_c]]),
-        power[None, :],
-        ocv[None, :],
-        parameters[None, :],
-        np.broadcast_to(np.asarray(ambient_c, dtype=np.float64), (1, n)).copy(),
+        np.array([[s.soc_pct / 100.0, 0.0, s.temperature_c] for s in states]),
+        power,
+        np.stack([CELLS[c.chemistry].ocv_table() for c in configs]),
+        parameters,
+        np.broadcast_to(np.asarray(ambient_c, dtype=np.float64), (m, n)).copy(),
         dt_s,
         history,
     )
-    soc_pct, temperature_c = history[0, :, 5] * 100.0, history[0, :, 7]
+    return [
+        _prediction(c, s, power[i], history[i], parameters[i], dt_s, start)
+        for i, (c, s) in enumerate(zip(configs, states, strict=True))
+    ]
+
+
+def _check(configs: Sequence[DeviceConfig], states: Sequence[PackState], power: FloatArray, dt_s: float) -> None:
+    if not len(configs) == len(states) == len(power):
+        raise InputError(
+            source="twin",
+            field="power_profile",
+            value=f"{len(configs)} devices, {len(states)} states, {len(power)} profiles",
+            expected="one state and one profile a device",
+        )
+    hours = power.shape[1] * dt_s / 3600.0
+    for config, state, profile in zip(configs, states, power, strict=True):
+        source = f"twin of {config.device_id}"
+        if not len(profile) or not np.isfinite(profile).all():
+            raise InputError(source=source, field="power_profile", value=profile, expected="finite numbers, one a step")
+        if abs(hours - round(hours)) > 1e-9:
+            raise InputError(source=source, field="horizon_hours", value=hours, expected="a whole number of hours")
+        for name in ("soc_pct", "temperature_c"):
+            if not np.isfinite(getattr(state, name)):
+                raise InputError(source=source, field=name, value=getattr(state, name), expected="a finite number")
+
+
+def _prediction(
+    config: DeviceConfig,
+    state: PackState,
+    power_w: FloatArray,
+    history: FloatArray,
+    parameters: FloatArray,
+    dt_s: float,
+    start: datetime,
+) -> Prediction:
+    soc_pct, temperature_c = history[:, 5] * 100.0, history[:, 7].copy()
     return Prediction(
         device_id=config.device_id,
         prediction_timestamp=start,
-        horizon_hours=round(hours),
+        horizon_hours=round(len(power_w) * dt_s / 3600.0),
         soc_pct=state.soc_pct,
         soh_pct=state.soh_pct,
         temperature_c=state.temperature_c,
         internal_resistance_ohm=state.internal_resistance_ohm,
-        power_profile_w=power,
-        voltage_profile_v=history[0, :, 1].copy(),
-        temperature_profile_c=temperature_c.copy(),
+        power_profile_w=power_w,
+        voltage_profile_v=history[:, 1].copy(),
+        temperature_profile_c=temperature_c,
         soc_profile_pct=soc_pct,
-        efficiency_profile=_efficiency(history[0], parameters),
-        degradation=degradation(config.chemistry, np.concatenate([[state.soc_pct], soc_pct]),
-                                np.concatenate([[state.temperature_c], temperature_c]), dt_s),
+        efficiency_profile=_efficiency(history, parameters),
+        degradation=degradation(
+            config.chemistry,
+            np.concatenate([[state.soc_pct], soc_pct]),
+            np.concatenate([[state.temperature_c], temperature_c]),
+            dt_s,
+        ),
         model_type=MODEL_TYPE,
         parameters={
             "r0_ohm": float(parameters[2]),
@@ -90,7 +135,7 @@ def predict(
             "heat_capacity_j_per_k": float(parameters[7]),
             "cooling_w_per_k": float(parameters[8]),
         },
-    )  # fmt: skip
+    )
 
 
 def _efficiency(history: FloatArray, parameters: FloatArray) -> FloatArray:

@@ -13,11 +13,11 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.cells import CELLS, capacity_wh
+from core.battery.cells import CELLS, energy_curve_wh
 from core.devices import Chemistry, DeviceConfig, PackState
 from core.errors import InputError
 from core.limits import SOC_TAPER_FLOOR, SOC_TAPER_PCT, Condition, PackLimits, power_bounds
-from core.pack import condition_from_state, ecm_parameters, ocv_slope_v_per_pct, step_resistance_ohm
+from core.pack import condition_from_state, ecm_parameters, imbalance_v, step_resistance_ohm
 from core.predictions import Prediction
 from optimizer.problem import DeviceData
 
@@ -33,6 +33,8 @@ CYCLES_TO_END: Mapping[Chemistry, float] = {
     Chemistry.NCA: 2000.0,
 }
 """Equivalent full cycles that a pack's replacement value buys at partial depth (rounded from cell data sheets)."""
+RESTING_SHARE = 0.05
+"""A predicted power below this share of the rated power says nothing of how much heat a planned one makes."""
 SHORT_OF_LIMIT = 1e-3
 """Steps aim this share of the limit short of it, so that rounding never decides."""
 
@@ -79,25 +81,34 @@ def device_data(
     Raises InputError naming the prediction when it does not cover the horizon or its grid does not line up.
     """
     index = _index(prediction, start, steps, dt_s)
-    energy_full_wh = capacity_wh(config, state.soh_pct)
+    curve = energy_curve_wh(config, state.soh_pct)
+    energy_full_wh = float(curve[-1])
     parameters, ocv = ecm_parameters(config, state.soh_pct), CELLS[config.chemistry].ocv_table()
     series = config.series_cells
     soc = np.clip(np.concatenate([[state.soc_pct], prediction.soc_profile_pct[index][:-1]]) / 100.0, 0.0, 1.0)
     temperature = np.concatenate([[state.temperature_c], prediction.temperature_profile_c[index][:-1]])
-    mean_ocv_v = energy_full_wh / parameters[0]
     grid = np.linspace(0.0, 1.0, len(ocv))
     u = series * np.interp(soc, grid, ocv)
     resistance = np.array([step_resistance_ohm(parameters, s, t, dt_s) for s, t in zip(soc, temperature, strict=True)])
-    resistance = np.maximum(resistance, 0.0)
-    # Voltage at the END of a step: OCV at the energy then, less I R with I = P / U.
-    slope_v_per_wh = np.array([ocv_slope_v_per_pct(ocv, series, s) for s in soc]) * 100.0 / energy_full_wh
+
+    def energy_at(soc_pct: float | FloatArray) -> FloatArray:
+        return np.asarray(np.interp(soc_pct, 100.0 * grid, curve), dtype=np.float64)
+
+    # Voltage at the END of a step: OCV at the energy then, less I R with I = P / U. The slope is the chord over the allowed
+    # range: a local one, steep near an empty cell, would be far off for a plan that leaves the prediction.
+    lowest, highest = energy_at(max(limits.soc_min_pct, 0.0)), energy_at(min(limits.soc_max_pct, 100.0))
+    chord_v = np.interp([lowest, highest], curve, ocv)
+    slope_v_per_wh = np.full(steps, series * float(chord_v[1] - chord_v[0]) / float(highest - lowest))
     v_per_w = resistance / u + slope_v_per_wh * dt_s / 3600.0
-    voltage_v = u - slope_v_per_wh * soc * energy_full_wh
+    voltage_v = u - slope_v_per_wh * energy_at(100.0 * soc)
+    high_v, low_v = imbalance_v(config, state)
     decay = float(np.exp(-dt_s * parameters[8] / parameters[7]))
     gain = (1.0 - decay) / parameters[8]
-    eta = np.clip(prediction.efficiency_profile[index], 0.5, 1.0)
-    # Heat is quadratic in power; the secant at a third of the rated power errs by little either way.
-    typical_w = np.maximum(np.abs(prediction.power_profile_w[index]), limits.discharge_power_w / 3.0)
+    predicted_w, coulomb = prediction.power_profile_w[index], float(parameters[6])
+    eta = np.clip(prediction.efficiency_profile[index] / np.where(predicted_w < 0, coulomb, 1.0), 0.5, 1.0)
+    # Heat is quadratic in power: the secant at the predicted power, or at a third of the rated power where that rests.
+    rated_w = max(limits.charge_power_w, limits.discharge_power_w)
+    typical_w = np.where(np.abs(predicted_w) > RESTING_SHARE * rated_w, np.abs(predicted_w), rated_w / 3.0)
     heat_per_w = np.clip(typical_w * resistance / np.square(u), 0.0, 0.5)
     condition = Condition(
         soc_pct=soc * 100.0,
@@ -110,7 +121,7 @@ def device_data(
         ocv_slope_v_per_pct=0.0,
         resistance_ohm=resistance,
         capacity_ah=float(parameters[0]),
-        coulomb_efficiency=float(parameters[6]),
+        coulomb_efficiency=coulomb,
         soc_low_pct=soc * 100.0,
         soc_high_pct=soc * 100.0,
     )
@@ -121,36 +132,39 @@ def device_data(
     charge_max, discharge_max = bounds.charge_w.copy(), bounds.discharge_w.copy()
     charge_max[0] = min(charge_max[0], now.charge_w[0] * (1 - SHORT_OF_LIMIT))
     discharge_max[0] = min(discharge_max[0], now.discharge_w[0] * (1 - SHORT_OF_LIMIT))
-    taper_c, slope_c = _taper(limits.charge_power_w, energy_full_wh, limits.soc_max_pct, rising=True)
-    taper_d, slope_d = _taper(limits.discharge_power_w, energy_full_wh, limits.soc_min_pct, rising=False)
-    energy_wh = state.soc_pct / 100.0 * energy_full_wh
+    energy_min, energy_max = energy_at(limits.soc_min_pct), energy_at(limits.soc_max_pct)
+    # From full power at 3 % before the limit to a quarter at it, as in core.limits.
+    slope_c = limits.charge_power_w * (1.0 - SOC_TAPER_FLOOR) / (energy_max - energy_at(limits.soc_max_pct - SOC_TAPER_PCT))
+    slope_d = limits.discharge_power_w * (1.0 - SOC_TAPER_FLOOR) / (energy_at(limits.soc_min_pct + SOC_TAPER_PCT) - energy_min)
+    taper_c = SOC_TAPER_FLOOR * limits.charge_power_w + slope_c * energy_max
+    taper_d = SOC_TAPER_FLOOR * limits.discharge_power_w - slope_d * energy_min
     low = state.soc_pct if soc_low_pct is None else soc_low_pct
     high = state.soc_pct if soc_high_pct is None else soc_high_pct
     rise = float(np.max(state.cell_temperatures_c)) - float(ambient_c[0]) if state.cell_temperatures_c else 0.0
     ratio = max(0.05, state.temperature_spread_k / rise) if rise > 2.0 else SPREAD_PER_RISE
-    ohmic = mean_ocv_v / u
     return DeviceData(
         device_id=config.device_id,
-        energy_wh=energy_wh,
+        energy_wh=float(energy_at(state.soc_pct)),
         capacity_wh=energy_full_wh,
-        energy_min_wh=limits.soc_min_pct / 100.0 * energy_full_wh,
-        energy_max_wh=limits.soc_max_pct / 100.0 * energy_full_wh,
-        cycle_depth_wh=limits.cycle_depth_pct / 100.0 * energy_full_wh,
-        energy_low_wh=low / 100.0 * energy_full_wh,
-        energy_high_wh=high / 100.0 * energy_full_wh,
+        energy_curve_wh=tuple(curve.tolist()),
+        energy_min_wh=float(energy_min),
+        energy_max_wh=float(energy_max),
+        # The least energy that the depth can be: a pack's lower percents hold less of it.
+        cycle_depth_wh=float(energy_at(limits.soc_min_pct + min(limits.cycle_depth_pct, 100.0)) - energy_min),
+        energy_low_wh=float(energy_at(low)),
+        energy_high_wh=float(energy_at(high)),
         charge_max_w=charge_max,
         discharge_max_w=discharge_max,
         charge_taper_w=np.full(steps, taper_c),
         charge_taper_w_per_wh=np.full(steps, slope_c),
         discharge_taper_w=np.full(steps, taper_d),
         discharge_taper_w_per_wh=np.full(steps, slope_d),
-        # SoC counts charge: energy that enters at a voltage above the mean counts for less of it.
-        eta_charge=np.clip(eta * parameters[6] * ohmic, 0.05, 1.0),
-        eta_discharge=np.clip(eta / ohmic, 0.05, 1.0),
+        eta_charge=eta * coulomb,
+        eta_discharge=eta,
         leak_wh=float(parameters[9] * dt_s * energy_full_wh),
         temperature_c=state.temperature_c,
         temperature_a=decay,
-        temperature_charge_k_per_w=gain * heat_per_w,
+        temperature_charge_k_per_w=gain * (heat_per_w + 1.0 - coulomb),
         temperature_discharge_k_per_w=gain * heat_per_w,
         temperature_drift_c=(1.0 - decay) * ambient_c,
         temperature_min_c=limits.temperature_min_c,
@@ -158,8 +172,8 @@ def device_data(
         voltage_v=voltage_v,
         voltage_v_per_wh=slope_v_per_wh,
         voltage_v_per_w=v_per_w,
-        voltage_min_v=limits.voltage_min_v,
-        voltage_max_v=limits.voltage_max_v,
+        voltage_min_v=limits.voltage_min_v + low_v,
+        voltage_max_v=limits.voltage_max_v - high_v,
         wear_eur_per_kwh=economics.wear_eur_per_kwh,
         wear_quadratic=economics.wear_quadratic,
         soc_stress_eur_per_h=economics.soc_stress_eur_per_h,
@@ -169,14 +183,6 @@ def device_data(
         reference_w=reference_w,
         move_weight=economics.move_weight,
     )
-
-
-def _taper(rated_w: float, full_wh: float, limit_pct: float, *, rising: bool) -> tuple[float, float]:
-    """(intercept, slope) of the same taper as core.limits: from full at 3 % before the limit to a quarter at it."""
-    slope = rated_w * (1.0 - SOC_TAPER_FLOOR) / (SOC_TAPER_PCT / 100.0 * full_wh)
-    limit_wh = limit_pct / 100.0 * full_wh
-    at_limit = SOC_TAPER_FLOOR * rated_w
-    return (at_limit + slope * limit_wh, slope) if rising else (at_limit - slope * limit_wh, slope)
 
 
 def _index(prediction: Prediction, start: datetime, steps: int, dt_s: float) -> NDArray[np.int64]:

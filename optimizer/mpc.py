@@ -128,7 +128,7 @@ class MpcSolver:
                     device_id=device.device_id,
                     power_w=power[i],
                     energy_wh=run.energy_wh[i],
-                    soc_pct=100.0 * run.energy_wh[i] / device.capacity_wh,
+                    soc_pct=device.soc_pct(run.energy_wh[i]),
                     temperature_c=run.temperature_c[i],
                     voltage_v=run.voltage_v[i],
                     energy_value_eur_per_kwh=np.zeros(n) if values is None else values[i],

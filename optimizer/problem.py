@@ -84,6 +84,8 @@ class DeviceData:
     """Energy now."""
     capacity_wh: float
     """Energy between 0 and 100 % SoC at the present SoH."""
+    energy_curve_wh: tuple[float, ...] | None = None
+    """Energy at evenly spaced SoC from 0 to 100 %; None where energy is in proportion to SoC."""
     energy_min_wh: float
     energy_max_wh: float
     cycle_depth_wh: float
@@ -130,6 +132,11 @@ class DeviceData:
     """Net power (discharge positive) of the last plan, shifted; equal-cost plans stay with it."""
     move_weight: float = 0.0
     """EUR per kW^2 and hour of deviation from `reference_w`."""
+
+    def soc_pct(self, energy_wh: FloatArray) -> FloatArray:
+        """SoC at energies of any shape, percent."""
+        curve = self.energy_curve_wh or (0.0, self.capacity_wh)
+        return np.interp(energy_wh, curve, np.linspace(0.0, 100.0, len(curve)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +188,7 @@ _MAY_BE_INFINITE = {
 def _check_arrays(source: str, data: GridData | DeviceData, steps: int) -> None:
     for item in fields(data):
         value = getattr(data, item.name)
-        if value is None or isinstance(value, str):
+        if value is None or isinstance(value, str | tuple):
             continue
         array = np.asarray(value, dtype=np.float64)
         if array.ndim and array.shape != (steps,):

@@ -4,6 +4,6 @@ Here: parameters (core.battery.cells) and the ECM kernel (core.battery.ecm). Not
 predictions (core.twin), ageing (core.ageing).
 """
 
-from core.battery.cells import CELLS, CellParameters, capacity_ah, capacity_wh, resistance_growth
+from core.battery.cells import CELLS, CellParameters, capacity_ah, capacity_wh, energy_curve_wh, resistance_growth
 
-__all__ = ["CELLS", "CellParameters", "capacity_ah", "capacity_wh", "resistance_growth"]
+__all__ = ["CELLS", "CellParameters", "capacity_ah", "capacity_wh", "energy_curve_wh", "resistance_growth"]

@@ -121,5 +121,15 @@ def capacity_ah(config: DeviceConfig, soh_pct: float) -> float:
 
 def capacity_wh(config: DeviceConfig, soh_pct: float) -> float:
     """Energy between 0 and 100 % SoC at open circuit: capacity times the mean OCV of the chemistry."""
+    return float(energy_curve_wh(config, soh_pct)[-1])
+
+
+def energy_curve_wh(config: DeviceConfig, soh_pct: float) -> FloatArray:
+    """Energy at open circuit above 0 % SoC, at 0, 5, ..., 100 % SoC; shape (21,).
+
+    Charge at a high voltage is worth more energy: an NMC pack holds 46 % of its energy at 50 % SoC.
+    """
     table = CELLS[config.chemistry].ocv_table()
-    return capacity_ah(config, soh_pct) * config.series_cells * float(np.trapezoid(table, dx=1.0 / (len(table) - 1)))
+    per_interval = 0.5 * (table[1:] + table[:-1]) / (len(table) - 1)
+    shares_v = np.concatenate([[0.0], np.cumsum(per_interval)])
+    return shares_v * capacity_ah(config, soh_pct) * config.series_cells
