@@ -35,7 +35,7 @@ $(DEMO_VENV)/.ready: configs/locks/demo.txt pyproject.toml
 
 # Needs uv on the PATH. The locks name exact versions and hashes, never an index.
 lock:
-	uv pip compile -q pyproject.toml --python-version 3.11 --extra embedded --extra data --extra dev \
+	uv pip compile -q pyproject.toml --python-version 3.11 --extra embedded --extra data --extra twin --extra dev \
 	  --generate-hashes --no-annotate --no-header -o configs/locks/dev.txt
 	uv pip compile -q pyproject.toml --python-version 3.11 --extra embedded --extra data -c configs/locks/dev.txt \
 	  --generate-hashes --no-annotate --no-header -o configs/locks/demo.txt
