@@ -18,6 +18,8 @@ from core.errors import InputError, nearest
 
 DEFAULT_TIMEOUT_S = 30
 """Default of command_history.timeout_seconds."""
+MAX_TIMEOUT_S = 86_400
+"""A command that may begin a day later is none."""
 
 
 class CommandType(StrEnum):
@@ -143,8 +145,10 @@ class Command:
     def __post_init__(self) -> None:
         if self.issued_at.tzinfo is None:
             raise InputError(source="command", field="issued_at", value=self.issued_at, expected="an aware datetime (UTC)")
-        if self.timeout_s <= 0:
-            raise InputError(source="command", field="timeout", value=self.timeout_s, expected="seconds > 0")
+        if not 0 < self.timeout_s <= MAX_TIMEOUT_S:
+            raise InputError(
+                source="command", field="timeout", value=self.timeout_s, expected=f"seconds > 0, up to {MAX_TIMEOUT_S}"
+            )
 
     @property
     def expires_at(self) -> datetime:
@@ -203,7 +207,7 @@ class Command:
                 value=None,
                 expected="a value in every message",
             ) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:  # int(Infinity) overflows, which JSON of others may hold
             raise InputError(
                 source="pending list",
                 field="message",

@@ -34,7 +34,13 @@ SUBSTEP_S = 60.0
 STATUS_EVERY_S = 2.0
 SEND_EVERY_S = 0.1
 """Telemetry is sent in batches of what has come due in this many wall seconds."""
+SEND_AGAIN_S = 30.0
+"""Pause after a failed sending: while it waits for its store, no command is taken."""
+KEEP_UNSENT = 50_000
+"""Measurements kept while their store is away; the oldest go first."""
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+RECONNECT_AFTER = 3
+"""Failures in a row after which connections are made anew: embedded servers may have come back on other ports."""
 
 
 @dataclass(slots=True)
@@ -54,47 +60,73 @@ class DeviceAgent:
     _unsent: list[PackState] = field(default_factory=list)
     _status_due_s: float = 0.0
     _send_due_s: float = 0.0
+    _remembered: bool = False
 
     def recover(self) -> None:
-        """After a start: memory from the journal, and an answer for everything that was taken and not finished."""
-        for name, value in self.journal.memory().items():
-            if name in REMEMBERED:
-                setattr(self.controller, name, value)
-        for raw in pending.processing(self.stores.redis, self.controller.device_id):
+        """After a start or a lost connection: an answer for everything that was taken and not finished.
+
+        The journal's memory is read once: afterwards the controller knows more than the journal does.
+        """
+        if not self._remembered:
+            for name, value in self.journal.memory().items():
+                if name in REMEMBERED:
+                    setattr(self.controller, name, value)
+            self._remembered = True
+        device_id = self.controller.device_id
+        for raw in pending.processing(self.stores.redis, device_id):
             try:
                 command = Command.from_wire(raw)
             except InputError as error:
-                log.error("message_unreadable", why=str(error))
+                log.error("message_unreadable", device_id=device_id, why=str(error))
+                pending.discard(self.stores.redis, device_id, raw)
                 continue
-            self._handle(command, raw, pending.redis_now(self.stores.redis), time.monotonic())
+            asked_s = time.monotonic()
+            now = pending.redis_now(self.stores.redis)
+            # A start that was taken before an emergency_shutdown must not be executed after it.
+            self.controller.latched = self.controller.latched or (
+                command.command_type.is_start and pending.is_latched(self.stores.redis, device_id)
+            )
+            self._handle(command, raw, now, asked_s)
 
     def run(self, stop: threading.Event, ends_at: datetime | None = None) -> None:
-        """Until `stop` is set or the plant's clock passes `ends_at`; the pack is idle at the end."""
+        """Until `stop` is set or the plant's clock passes `ends_at`; the pack is idle at the end, however it ends."""
         failures = 0
         recovered = False
-        while not stop.is_set() and (ends_at is None or self.clock.now() < ends_at):
-            self.advance()
-            try:
-                if not recovered:
-                    self.recover()
-                    recovered = True
-                busy = self.poll()
-                self.publish()
-                failures = 0
-            except STORE_FAILURES as error:
-                log.warning("store_failed", device_id=self.controller.device_id, why=type(error).__name__)
-                stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-                failures += 1
-                recovered = False
-                continue
-            if not busy:
-                stop.wait(self.pause_s)
-        self.controller.power_w = 0.0
+        try:
+            while not stop.is_set() and (ends_at is None or self.clock.now() < ends_at):
+                self.advance()
+                try:
+                    if not recovered:
+                        self.recover()
+                        recovered = True
+                    busy = self.poll()
+                    self.report_status()
+                    failures = 0
+                except STORE_FAILURES as error:
+                    log.warning("store_failed", device_id=self.controller.device_id, why=type(error).__name__)
+                    stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                    failures += 1
+                    recovered = False
+                    if failures >= RECONNECT_AFTER:
+                        self._reconnect()
+                    continue
+                self.send_telemetry()
+                if not busy:
+                    stop.wait(self.pause_s)
+        finally:
+            self.controller.power_w = 0.0
+
+    def _reconnect(self) -> None:
+        try:
+            self.stores.reconnect()
+        except STORE_FAILURES as error:
+            log.warning("reconnect_failed", device_id=self.controller.device_id, why=type(error).__name__)
 
     def poll(self) -> bool:
         """Take and handle one message; True when there was one."""
-        found = pending.take_all(self.stores.redis, self.controller.device_id)
+        # Before the request: a reply that was long on its way makes a command older, never younger.
         taken_s = time.monotonic()
+        found = pending.take_all(self.stores.redis, self.controller.device_id)
         if found.expired:
             pending.answer_expired(self.stores.redis, found.expired, pending.redis_now(self.stores.redis))
         for raw in found.broken:
@@ -199,25 +231,36 @@ class DeviceAgent:
         done = int(self._telemetry_due.timestamp() // step_s) + 1
         self._telemetry_due = datetime.fromtimestamp(done * step_s, tz=UTC)
 
-    def publish(self) -> None:
-        """Send telemetry that is due, and the status every two wall seconds."""
-        if self._unsent and time.monotonic() >= self._send_due_s:
-            self._send_due_s = time.monotonic() + SEND_EVERY_S
-            batch = self._unsent[:500]
+    def send_telemetry(self) -> None:
+        """Send what is due. A store that fails costs time, not measurements, and never keeps commands waiting for long."""
+        if not self._unsent or time.monotonic() < self._send_due_s:
+            return
+        batch = self._unsent[:500]
+        try:
             self.sink(batch)
-            del self._unsent[: len(batch)]
-        if time.monotonic() >= self._status_due_s and self._advanced_to is not None:
-            state = self.pack.state(self._advanced_to)
-            write_status(
-                self.stores.redis,
-                self.controller.device_id,
-                {
-                    "online": True,
-                    "last_telemetry": self._advanced_to.isoformat(),
-                    "current_soc": round(state.soc_pct, 3),
-                    "current_power": round(state.power_w, 1),
-                    "alarm_count": len(state.alarm_flags),
-                    "communication_quality": 1.0,
-                },
-            )
-            self._status_due_s = time.monotonic() + STATUS_EVERY_S
+        except STORE_FAILURES as error:
+            log.warning("telemetry_kept", device_id=self.controller.device_id, count=len(self._unsent), why=type(error).__name__)
+            self._send_due_s = time.monotonic() + SEND_AGAIN_S
+            del self._unsent[:-KEEP_UNSENT]
+            return
+        self._send_due_s = time.monotonic() + SEND_EVERY_S
+        del self._unsent[: len(batch)]
+
+    def report_status(self) -> None:
+        """device:status every two wall seconds."""
+        if time.monotonic() < self._status_due_s or self._advanced_to is None:
+            return
+        state = self.pack.state(self._advanced_to)
+        write_status(
+            self.stores.redis,
+            self.controller.device_id,
+            {
+                "online": True,
+                "last_telemetry": self._advanced_to.isoformat(),
+                "current_soc": round(state.soc_pct, 3),
+                "current_power": round(state.power_w, 1),
+                "alarm_count": len(state.alarm_flags),
+                "communication_quality": 1.0,
+            },
+        )
+        self._status_due_s = time.monotonic() + STATUS_EVERY_S

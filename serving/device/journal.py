@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.errors import StoreError
+
 KEEP_S = 7 * 86_400.0
+LOCK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,19 @@ class Entry:
 
 
 class Journal:
-    """One file a device."""
+    """One file a device, held by one process: StoreError when another agent of the same device is running."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_WAIT_S)
+        try:
+            self._open()
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise StoreError(f"journal {path.name} cannot be used ({error}): is the device already running?") from None
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.execute(

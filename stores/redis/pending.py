@@ -1,7 +1,7 @@
 """The command queue in Redis: push, take, finish, answers. Every change of more than one key is one Lua script.
 
-Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids, for re-pushes),
-commands:responses:{site} and its processing list, device:latch:{device}. docs/command_protocol.md has the wire format.
+Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids until their deadlines, for
+re-pushes), commands:responses:{site}, device:latch:{device}. docs/command_protocol.md has the wire format.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def _script(name: str) -> str:
     return (files(__package__) / "lua" / name).read_text()
 
 
+_RESPONSES = "commands:responses:"
 _PUSH, _TAKE, _FINISH = _script("push.lua"), _script("take.lua"), _script("finish.lua")
 
 
@@ -44,7 +45,7 @@ def latch_key(device_id: str) -> str:
 
 def responses_key(site_id: str) -> str:
     """Answers on their way into command_history."""
-    return f"commands:responses:{site_id}"
+    return f"{_RESPONSES}{site_id}"
 
 
 class Pushed(IntEnum):
@@ -118,8 +119,11 @@ def push(client: redis.Redis, command: Command) -> PushResult:
 
 
 def take_all(client: redis.Redis, device_id: str) -> TakeResult:
-    """Take the oldest message that is not past its deadline; dropped ones come back so that they can be answered."""
-    reply = client.eval(_TAKE, 2, pending_key(device_id), processing_key(device_id))
+    """Take the oldest message that is not past its deadline; dropped ones come back so that they can be answered.
+
+    The take itself is the acknowledgement: the same script puts it on the site's responses list.
+    """
+    reply = client.eval(_TAKE, 2, pending_key(device_id), processing_key(device_id), _RESPONSES)
     now = datetime.fromtimestamp(int(reply[0]) / 1000, tz=UTC)
     expired, broken = [], []
     for raw in reply[2:]:
@@ -133,7 +137,7 @@ def take_all(client: redis.Redis, device_id: str) -> TakeResult:
     try:
         return TakeResult(Taken(raw, Command.from_wire(raw), now), tuple(expired), tuple(broken))
     except InputError:
-        client.lrem(processing_key(device_id), 1, raw)
+        discard(client, device_id, raw)
         return TakeResult(None, tuple(expired), (*broken, raw))
 
 
@@ -146,6 +150,16 @@ def processing(client: redis.Redis, device_id: str) -> list[str]:
     """Messages taken and not finished, oldest first."""
     found: list[str] = client.lrange(processing_key(device_id), 0, -1)  # type: ignore[assignment]
     return list(reversed(found))
+
+
+def discard(client: redis.Redis, device_id: str, raw: str) -> None:
+    """Let go of a taken message that cannot be read, and so cannot be answered."""
+    client.lrem(processing_key(device_id), 1, raw)
+
+
+def is_latched(client: redis.Redis, device_id: str) -> bool:
+    """Whether an emergency_shutdown was pushed and no operator's reset has been completed since."""
+    return bool(client.exists(latch_key(device_id)))
 
 
 def response_json(response: Response) -> str:
@@ -184,17 +198,6 @@ def finish(client: redis.Redis, command: Command, raw: str, response: Response) 
     )
 
 
-def acknowledge(client: redis.Redis, command: Command, at: datetime) -> None:
-    """Say that the device has begun; the terminal answer follows with `finish`."""
-    message = {
-        "kind": "acknowledged",
-        "command_id": command.command_id,
-        "device_id": command.device_id,
-        "acknowledged_at": iso_utc(at),
-    }
-    client.lpush(responses_key(command.site_id), json.dumps(message))
-
-
 def answer_expired(client: redis.Redis, commands: Iterable[Command], at: datetime) -> None:
     """Answers for messages that a take dropped."""
     for command in commands:
@@ -225,15 +228,35 @@ def drop_responses(client: redis.Redis, site_id: str, answers: Sequence[str]) ->
 
 
 def parse_response(text: str) -> dict[str, Any]:
-    """An answer as a dict; InputError when it is none."""
+    """An answer as a dict, `acknowledged_at` in ISO 8601; InputError when it is none.
+
+    Everything that PostgreSQL would refuse is refused here: one device's rubbish must not hold up the others' answers.
+    """
     try:
-        raw = json.loads(text)
-        if raw["kind"] not in ("response", "acknowledged"):
-            raise ValueError(raw["kind"])
+        raw: dict[str, Any] = json.loads(text, parse_constant=_no_constant)
+        json.dumps(raw, ensure_ascii=False).encode()  # a lone surrogate is a UnicodeEncodeError, a ValueError
+        if "\\u0000" in text:
+            raise ValueError("a NUL character")
         if raw["kind"] == "response":
             Outcome(raw["outcome"])
-        str(raw["command_id"])
-    except (ValueError, KeyError, TypeError) as error:
+            _aware(raw["completed_at"])
+            raw["device_id"], raw["message"] = str(raw["device_id"]), str(raw["message"])
+            raw["data"] = dict(raw.get("data") or {})
+        elif raw["kind"] != "acknowledged":
+            raise ValueError(raw["kind"])
+        if "acknowledged_at" not in raw:
+            raw["acknowledged_at"] = iso_utc(datetime.fromtimestamp(int(raw["acknowledged_at_ms"]) / 1000, tz=UTC))
+        _aware(raw["acknowledged_at"])
+        raw["command_id"] = str(raw["command_id"])
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError) as error:
         raise InputError(source="responses list", field="message", value=text, expected=f"an answer ({error})") from None
-    parsed: dict[str, Any] = raw
-    return parsed
+    return raw
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _aware(text: str) -> None:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"{text} has no offset")

@@ -1,11 +1,15 @@
 """The queue's traps (docs/command_protocol.md), each against a real server and each failing on the naive way."""
 
+import json
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 
 from core.commands import Command, CommandType, Outcome, Response
+from core.errors import InputError
 from stores.postgres import leases, outbox
 from stores.postgres.history import history, outcome_counts
 from stores.redis import pending
@@ -109,7 +113,12 @@ def test_what_is_taken_waits_in_processing_until_it_is_answered(redis_client):
     assert pending.processing(redis_client, DEVICE) == [taken.raw]
     pending.finish(redis_client, command, taken.raw, answer(command))
     assert pending.processing(redis_client, DEVICE) == []
-    assert len(pending.take_responses(redis_client, "s", 10)) == 1
+    words = [pending.parse_response(text) for text in pending.take_responses(redis_client, "s", 10)]
+    assert [(word["kind"], word["command_id"]) for word in words] == [
+        ("acknowledged", command.command_id),
+        ("response", command.command_id),
+    ]
+    assert words[0]["acknowledged_at"] >= words[1]["acknowledged_at"]
 
 
 def test_a_repeated_push_leaves_one_copy(redis_client):
@@ -141,10 +150,73 @@ def test_rubbish_in_the_list_is_dropped_not_executed(redis_client):
     assert pending.processing(redis_client, DEVICE) == []
 
 
+def test_rubbish_in_the_list_does_not_keep_an_emergency_shutdown_out(redis_client):
+    key = pending.pending_key(DEVICE)
+    for rubbish in ("not json", "3", "null", '{"type": "start_charge"}', '{"type": "start_charge", "command_id": null}'):
+        redis_client.lpush(key, rubbish)
+    start = make(redis_client, CommandType.START_CHARGE, seq=1)
+    pending.push(redis_client, start)
+    stop = make(redis_client, CommandType.EMERGENCY_SHUTDOWN, seq=2)
+    result = pending.push(redis_client, stop)
+    assert (result.status, result.purged) == (Pushed.PUSHED, (start.command_id,))
+    assert pending.take(redis_client, DEVICE).command.command_id == stop.command_id
+
+
+def test_ids_of_pushes_are_forgotten_at_their_deadline_under_steady_traffic(redis_client):
+    """The key of a busy device never dies: its members must."""
+    key = f"commands:pushed:{DEVICE}"
+    old_ms = round(pending.redis_now(redis_client).timestamp() * 1000) - 1
+    redis_client.zadd(key, {f"old-{k}": old_ms for k in range(100)})
+    pending.push(redis_client, make(redis_client))
+    assert redis_client.zcard(key) == 1
+
+
+def test_a_message_whose_numbers_overflow_is_dropped_not_executed(redis_client):
+    text = make(redis_client).to_wire()
+    assert '"timeout":30,' in text
+    for timeout in ("Infinity", "1e300", "100000000000", "-1"):
+        redis_client.lpush(pending.pending_key(DEVICE), text.replace('"timeout":30,', f'"timeout":{timeout},'))
+    for _ in range(4):
+        assert pending.take_all(redis_client, DEVICE).taken is None
+    assert pending.processing(redis_client, DEVICE) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"x": float("nan")}},
+        {"data": [1]},
+        {"message": "a\x00b"},
+        {"message": "\ud800"},
+        {"completed_at": "2026-01-01T00:00:00"},
+        {"completed_at": None},
+        {"outcome": "fine"},
+        {"kind": "gossip"},
+    ],
+)
+def test_an_answer_that_postgresql_would_refuse_is_refused_alone(redis_client, change):
+    """One such answer would roll back the whole batch, at every attempt."""
+    good = json.loads(pending.response_json(answer(make(redis_client))))
+    assert pending.parse_response(json.dumps(good))["kind"] == "response"
+    with pytest.raises(InputError, match="an answer"):
+        pending.parse_response(json.dumps({**good, **change}))
+
+
 def test_two_takers_never_get_the_same(redis_client):
-    commands = [make(redis_client, seq=k) for k in range(50)]
+    commands = [make(redis_client, seq=k) for k in range(200)]
     pending.push_many(redis_client, commands)
-    taken = [pending.take(redis_client, DEVICE).command.command_id for _ in commands]
+    together = threading.Barrier(4)
+
+    def take_until_empty(_):
+        together.wait()
+        found = []
+        while (taken := pending.take(redis_client, DEVICE)) is not None:
+            found.append(taken.command.command_id)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(take_until_empty, range(4)))
+    taken = [command_id for share in shares for command_id in share]
     assert sorted(taken) == sorted(command.command_id for command in commands)
     assert pending.take(redis_client, DEVICE) is None
 

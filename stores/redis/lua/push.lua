@@ -1,19 +1,22 @@
--- KEYS: pending list, latch key, pushed-ids key.  ARGV: message, command_id, timeout ms, expires_at_ms, type, is_start
+-- KEYS: pending list, latch key, pushed-ids zset.  ARGV: message, command_id, timeout ms, expires_at_ms, type, is_start
 -- Returns {status, purged command ids...}; status: 1 pushed, 0 already there or taken, -1 past its deadline, -2 latched.
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local ttl = tonumber(ARGV[4]) - now_ms
 if ttl <= 0 then return {-1} end
-if redis.call('SISMEMBER', KEYS[3], ARGV[2]) == 1 then return {0} end
+-- Ids are kept until their own deadline: under steady traffic the key itself never dies.
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_ms)
+if redis.call('ZSCORE', KEYS[3], ARGV[2]) then return {0} end
 if ARGV[6] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return {-2} end
 local purged = {}
 if ARGV[5] == 'emergency_shutdown' then
   -- Every pending start goes; the shutdown is served next; the device is latched until an operator resets it.
+  -- What cannot be read stays for the take to drop: it must not keep a shutdown out.
   for _, raw in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
-    local message = cjson.decode(raw)
-    if message['type'] == 'start_charge' or message['type'] == 'start_discharge' then
+    local ok, message = pcall(cjson.decode, raw)
+    if ok and type(message) == 'table' and (message['type'] == 'start_charge' or message['type'] == 'start_discharge') then
       redis.call('LREM', KEYS[1], 1, raw)
-      table.insert(purged, message['command_id'])
+      if type(message['command_id']) == 'string' then table.insert(purged, message['command_id']) end
     end
   end
   redis.call('RPUSH', KEYS[1], ARGV[1])
@@ -24,7 +27,7 @@ end
 -- The key's own life is only garbage collection: never shorter than any message in it.
 local left = redis.call('PTTL', KEYS[1])
 if left < ttl then redis.call('PEXPIRE', KEYS[1], ttl) end
-redis.call('SADD', KEYS[3], ARGV[2])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
 local kept = redis.call('PTTL', KEYS[3])
 if kept < ttl then redis.call('PEXPIRE', KEYS[3], ttl) end
 table.insert(purged, 1, 1)

@@ -1,5 +1,7 @@
--- KEYS: pending list, processing list.  Returns {now_ms, message or '', dropped messages...}.
--- Messages past their deadline are dropped here, by Redis TIME, and handed back so that history learns of them.
+-- KEYS: pending list, processing list.  ARGV: prefix of the responses lists.
+-- Returns {now_ms, message or '', dropped messages...}.
+-- Messages past their deadline are dropped here, by Redis TIME, and handed back so that history learns of them. What is
+-- taken is acknowledged in the same step: a device that dies with it leaves "indeterminate" on the record, not "expired".
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local result = {tostring(now_ms), ''}
@@ -10,6 +12,10 @@ while true do
   local expires = ok and type(message) == 'table' and tonumber(message['expires_at_ms']) or nil
   if expires and expires > now_ms then
     redis.call('LPUSH', KEYS[2], raw)
+    if type(message['site_id']) == 'string' and type(message['command_id']) == 'string' then
+      local word = {kind = 'acknowledged', command_id = message['command_id'], acknowledged_at_ms = tostring(now_ms)}
+      redis.call('LPUSH', ARGV[1] .. message['site_id'], cjson.encode(word))
+    end
     result[2] = raw
     return result
   end
