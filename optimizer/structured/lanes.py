@@ -1,0 +1,196 @@
+"""Eight devices in one register: a vector of 8 float64 for numba, lowered to an LLVM vector (AVX-512, 2 x AVX2 or 4 x NEON).
+
+The same kernel source compiles for eight devices or for one. Which of the two is decided by the type of the array that it
+works on: rows of a C-contiguous float64 array (fields, 8) load as vectors, elements of an array (fields,) as plain floats.
+
+    load(a, i)       row i of a          store(a, i, x)    row i of a becomes x (a float fills all lanes)
+    + - * / and -x   lane by lane; floats and vectors mix
+    least(x, y), most(x, y)              lane by lane
+    inverse(x)       1 / x to about 1e-14, from a float32 estimate and one Newton step: cheaper than a division where divisions
+                     crowd; x must lie within 1e-37 .. 1e37
+
+Arithmetic may be fused and reassociated, but NaN and infinity keep their meaning, so that a failed lane is seen as failed and
+never spoils its neighbours. Not here: anything about batteries. Indices are not checked.
+"""
+# ruff: noqa: ANN401 - numba's types and LLVM's values have no static types.
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.np.arrayobj import make_array
+
+F = TypeVar("F", bound=Callable[..., Any])
+LANES = 8
+FAST = ("contract", "reassoc", "nsz", "arcp")
+DOUBLE, INT = ir.DoubleType(), ir.IntType(32)
+VECTOR = ir.VectorType(DOUBLE, LANES)
+NARROW = ir.VectorType(ir.FloatType(), LANES)
+
+
+class LanesType(types.Type):  # type: ignore[misc]
+    """Type of a vector value."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes8")
+
+
+LANES_TYPE = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, VECTOR)
+
+
+def stage(function: F) -> F:
+    """Compile a part of a kernel: inlined by LLVM into what calls it, cached with that."""
+    return cast(F, njit(error_model="numpy", boundscheck=False)(function))
+
+
+def _result(*arguments: Any) -> Any:
+    """Type of an operation on vectors and floats; None where it is neither."""
+    if not all(isinstance(a, LanesType | types.Float) for a in arguments):
+        return None
+    return LANES_TYPE if any(isinstance(a, LanesType) for a in arguments) else types.float64
+
+
+def _spread(builder: Any, value: Any) -> Any:
+    """A float in all lanes; a vector as it is."""
+    if value.type == VECTOR:
+        return value
+    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.Constant(INT, 0))
+    return builder.shuffle_vector(one, ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INT, LANES), [0] * LANES))
+
+
+def _alike(builder: Any, signature: Any, values: Any) -> tuple[Any, ...]:
+    return tuple(_spread(builder, v) for v in values) if signature.return_type is LANES_TYPE else tuple(values)
+
+
+def _operator(symbol: Any, instruction: str) -> None:
+    @type_callable(symbol)  # type: ignore[untyped-decorator]
+    def _type(context: Any) -> Any:
+        def typer(a: Any, b: Any) -> Any:
+            return LANES_TYPE if _result(a, b) is LANES_TYPE else None
+
+        return typer
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, y = _alike(builder, signature, values)
+        return getattr(builder, instruction)(x, y, flags=FAST)
+
+    for pair in ((LanesType, LanesType), (LanesType, types.Float), (types.Float, LanesType)):
+        lower_builtin(symbol, *pair)(lower)
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _operator(_symbol, _instruction)
+
+
+@type_callable(operator.neg)  # type: ignore[untyped-decorator]
+def _type_negative(context: Any) -> Any:
+    def typer(a: Any) -> Any:
+        return LANES_TYPE if isinstance(a, LanesType) else None
+
+    return typer
+
+
+@lower_builtin(operator.neg, LanesType)  # type: ignore[untyped-decorator]
+def _lower_negative(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    return builder.fneg(values[0], flags=FAST)
+
+
+def _select(name: str, relation: str) -> Any:
+    def chosen(typing_context: Any, a: Any, b: Any) -> Any:
+        result = _result(a, b)
+        if result is None:
+            return None
+
+        def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            x, y = _alike(builder, signature, values)
+            return builder.select(builder.fcmp_ordered(relation, x, y), x, y)
+
+        return result(a, b), lower
+
+    chosen.__name__ = name
+    return intrinsic(chosen)
+
+
+most = _select("most", ">")
+least = _select("least", "<")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def inverse(typing_context: Any, a: Any) -> Any:
+    """1 / a; see the module's docstring."""
+    result = _result(a)
+    if result is None:
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        (x,) = values
+        if signature.return_type is not LANES_TYPE:
+            return builder.fdiv(ir.Constant(DOUBLE, 1.0), x, flags=FAST)
+        ones = ir.Constant(NARROW, [1.0] * LANES)
+        estimate = builder.fpext(builder.fdiv(ones, builder.fptrunc(x, NARROW)), VECTOR)
+        two = ir.Constant(VECTOR, [2.0] * LANES)
+        correction = builder.fsub(two, builder.fmul(x, estimate, flags=("contract",)), flags=("contract",))
+        return builder.fmul(estimate, correction, flags=("contract",))
+
+    return result(a), lower
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Pointer to row (or element) `index`, typed as what is stored there."""
+    data = make_array(array_type)(context, builder, array).data
+    if array_type.ndim == 1:
+        return builder.gep(data, [index])
+    start = builder.gep(data, [builder.mul(index, ir.Constant(index.type, LANES))])
+    return builder.bitcast(start, VECTOR.as_pointer())
+
+
+def _row_type(array: Any) -> Any:
+    if not isinstance(array, types.Array) or array.layout != "C" or array.dtype != types.float64 or array.ndim > 2:
+        return None
+    return LANES_TYPE if array.ndim == 2 else types.float64
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    """Row `index` of an array (fields, 8), or element `index` of an array (fields,)."""
+    row = _row_type(array)
+    if row is None or not isinstance(index, types.Integer):
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], *values), align=8)
+
+    return row(array, index), lower
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write row (or element) `index`."""
+    row = _row_type(array)
+    if row is None or not isinstance(index, types.Integer) or _result(value) is None:
+        return None
+    if row is types.float64 and isinstance(value, LanesType):
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        where = _address(context, builder, signature.args[0], values[0], values[1])
+        builder.store(_spread(builder, values[2]) if row is LANES_TYPE else values[2], where, align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), lower
