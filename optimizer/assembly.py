@@ -2,7 +2,8 @@
 
     min 1/2 x'Px + q'x + const   s.t.  A x = b,  gl <= G x <= gu,  xl <= x <= xu           (P diagonal)
 
-in kW, kWh, K, V and EUR, so that entries are of order one. Variables, each block N long: per device c d e T zE zT zV, then
+in kW, kWh, K, V and EUR, so that entries are of order one; `unit` holds the range that each variable typically moves in, for
+first-order solvers. Variables, each block N long: per device c d e T zE zT zV, then
 hi lo zD zF (scalars); the meter's b s u zI zX, the tracking deviation t, and the scalar peak. The equations are those of
 optimizer.problem. Not here: solvers.
 """
@@ -22,7 +23,15 @@ IntArray = NDArray[np.int64]
 DEVICE_BLOCKS = ("c", "d", "e", "T", "zE", "zT", "zV")
 DEVICE_SCALARS = ("hi", "lo", "zD", "zF")
 GRID_BLOCKS = ("b", "s", "u", "zI", "zX", "t")
+DEVICE_ROWS = (
+    "soc_max", "soc_min", "temperature_max", "temperature_min", "voltage_max", "voltage_min", "charge_taper", "discharge_taper",
+    "cycle_high", "cycle_low", "cycle_depth", "terminal_min", "terminal_max",
+)  # fmt: skip
+"""Inequality rows of a device: N each, but one each of cycle_depth, terminal_min and terminal_max."""
+METER_ROWS = ("peak", "grid_import", "grid_export")
 KILO = 1000.0
+RowKey = tuple[int | None, str]
+"""Device index, None for the meter, and the rows' name."""
 
 
 @dataclass(slots=True)
@@ -34,11 +43,13 @@ class _Rows:
     values: list[FloatArray] = field(default_factory=list)
     low: list[FloatArray] = field(default_factory=list)
     high: list[FloatArray] = field(default_factory=list)
+    named: dict[RowKey, IntArray] = field(default_factory=dict)
     count: int = 0
 
-    def add(self, n: int, terms: list[tuple[IntArray, FloatArray | float]], low: object, high: object) -> None:
+    def add(self, key: RowKey, n: int, terms: list[tuple[IntArray, FloatArray | float]], low: object, high: object) -> None:
         """n rows; each term gives the columns (n,) and coefficients of one variable. Column -1 leaves the entry out."""
         base = self.count + np.arange(n)
+        self.named[key] = base
         for columns, coefficient in terms:
             keep = columns >= 0
             self.rows.append(base[keep])
@@ -62,6 +73,15 @@ class _Matrix:
         self.csc.data[:] = np.concatenate(rows.values)[self._order]
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """For each column and row the one of the next step, and the last for the last: indices that shift a solution by a step."""
+
+    columns: IntArray
+    equalities: IntArray
+    inequalities: IntArray
+
+
 class SiteQP:
     """QP of a SiteProblem; `update` takes another problem of the same shape (steps, devices, tracking or not)."""
 
@@ -72,13 +92,19 @@ class SiteQP:
         self._grid_start = devices * self._per_device
         self.size = self._grid_start + len(GRID_BLOCKS) * n + 1
         self.n = n
+        self.kept: dict[str, object] = {}
+        """Solver objects set up for this pattern, by name; optimizer.solvers keeps them here."""
+        self.version = 0
+        """Counts the updates."""
         eq, ineq = self._fill(problem)
         self._eq, self._ineq = _Matrix(eq, self.size), _Matrix(ineq, self.size)
+        self._eq_rows, self._ineq_rows = eq.named, ineq.named
 
     def update(self, problem: SiteProblem) -> None:
         """Refill every value; ValueError when the shape is another."""
         if shape_of(problem) != self.shape:
             raise ValueError(f"shape {shape_of(problem)} is not {self.shape}")
+        self.version += 1
         eq, ineq = self._fill(problem)
         self._eq.refill(eq)
         self._ineq.refill(ineq)
@@ -106,6 +132,35 @@ class SiteQP:
             return np.array([self.size - 1])
         return self._grid_start + GRID_BLOCKS.index(name) * self.n + np.arange(self.n)
 
+    def rows(self, i: int, name: str) -> IntArray:
+        """Inequality rows of a device (DEVICE_ROWS), indices into g, gl, gu; KeyError for another name."""
+        return self._ineq_rows[i, name]
+
+    def meter_rows(self, name: str) -> IntArray:
+        """Inequality rows of the meter (METER_ROWS), shape (N,)."""
+        return self._ineq_rows[None, name]
+
+    def equality_rows(self, i: int | None, name: str) -> IntArray:
+        """Equality rows (N,): `energy` and `temperature` of device i; with None `balance` and `tracking` of the meter."""
+        return self._eq_rows[i, name]
+
+    def ahead(self) -> Ahead:
+        """Indices that take a solution of this problem as a guess for that of the next step."""
+        devices = range(self.shape[1])
+        names = DEVICE_BLOCKS + DEVICE_SCALARS
+        columns = [self.device(i, name) for i in devices for name in names] + [self.grid(name) for name in (*GRID_BLOCKS, "peak")]
+        shifted = []
+        for groups, size in (
+            (columns, self.size),
+            (self._eq_rows.values(), len(self.b)),
+            (self._ineq_rows.values(), len(self.gl)),
+        ):
+            index = np.arange(size)
+            for group in groups:
+                index[group[:-1]] = group[1:]
+            shifted.append(index)
+        return Ahead(*shifted)
+
     def objective(self, x: FloatArray) -> float:
         """Value of the objective, EUR."""
         return float(0.5 * x @ (self.p * x) + self.q @ x + self.constant)
@@ -113,6 +168,7 @@ class SiteQP:
     def _fill(self, problem: SiteProblem) -> tuple[_Rows, _Rows]:
         self.p, self.q, self.constant = np.zeros(self.size), np.zeros(self.size), 0.0
         self.xl, self.xu = np.zeros(self.size), np.full(self.size, np.inf)
+        self.unit = np.ones(self.size)
         eq, ineq = _Rows(), _Rows()
         for i, device in enumerate(problem.devices):
             self._device(i, device, problem, eq, ineq)
@@ -128,10 +184,11 @@ class SiteQP:
         e0, full = d.energy_wh / KILO, d.capacity_wh / KILO
         first = np.arange(n) == 0
         rhs = np.full(n, -d.leak_wh / KILO) + np.where(first, e0, 0.0)
-        eq.add(n, [(col["e"], 1.0), (before_e, -1.0), (col["c"], -h * d.eta_charge), (col["d"], h / d.eta_discharge)],
-               rhs, rhs)  # fmt: skip
+        flow = [(col["c"], -h * d.eta_charge), (col["d"], h / d.eta_discharge)]
+        eq.add((i, "energy"), n, [(col["e"], 1.0), (before_e, -1.0), *flow], rhs, rhs)
         rhs = d.temperature_drift_c + np.where(first, d.temperature_a * d.temperature_c, 0.0)
         eq.add(
+            (i, "temperature"),
             n,
             [
                 (col["T"], 1.0),
@@ -143,36 +200,46 @@ class SiteQP:
             rhs,
         )
         inf = np.inf
-        ineq.add(n, [(col["e"], 1.0), (col["zE"], -1.0)], -inf, d.energy_max_wh / KILO)
-        ineq.add(n, [(col["e"], 1.0), (col["zE"], 1.0)], d.energy_min_wh / KILO, inf)
-        ineq.add(n, [(col["T"], 1.0), (col["zT"], -1.0)], -inf, d.temperature_max_c)
-        ineq.add(n, [(col["T"], 1.0), (col["zT"], 1.0)], d.temperature_min_c, inf)
+        ineq.add((i, "soc_max"), n, [(col["e"], 1.0), (col["zE"], -1.0)], -inf, d.energy_max_wh / KILO)
+        ineq.add((i, "soc_min"), n, [(col["e"], 1.0), (col["zE"], 1.0)], d.energy_min_wh / KILO, inf)
+        ineq.add((i, "temperature_max"), n, [(col["T"], 1.0), (col["zT"], -1.0)], -inf, d.temperature_max_c)
+        ineq.add((i, "temperature_min"), n, [(col["T"], 1.0), (col["zT"], 1.0)], d.temperature_min_c, inf)
         v0 = d.voltage_v + np.where(first, d.voltage_v_per_wh * d.energy_wh, 0.0)
         volts = [
             (before_e, KILO * d.voltage_v_per_wh),
             (col["c"], KILO * d.voltage_v_per_w),
             (col["d"], -KILO * d.voltage_v_per_w),
         ]
-        ineq.add(n, [*volts, (col["zV"], -1.0)], -inf, d.voltage_max_v - v0)
-        ineq.add(n, [*volts, (col["zV"], 1.0)], d.voltage_min_v - v0, inf)
+        ineq.add((i, "voltage_max"), n, [*volts, (col["zV"], -1.0)], -inf, d.voltage_max_v - v0)
+        ineq.add((i, "voltage_min"), n, [*volts, (col["zV"], 1.0)], d.voltage_min_v - v0, inf)
         # A taper's row asks for less than nothing at a state beyond it: there it stops at zero power, and later rows give way
         # by the energy slack of the state before. A state inside never needs that, and must not buy power with slack.
         before_z, relief = np.concatenate([[-1], col["zE"][:-1]]), _beyond_taper(d)
-        for name, sign, room, slope in (
-            ("c", -1.0, d.charge_taper_w, d.charge_taper_w_per_wh),
-            ("d", 1.0, d.discharge_taper_w, d.discharge_taper_w_per_wh),
+        for row, name, sign, room, slope in (
+            ("charge_taper", "c", -1.0, d.charge_taper_w, d.charge_taper_w_per_wh),
+            ("discharge_taper", "d", 1.0, d.discharge_taper_w, d.discharge_taper_w_per_wh),
         ):
             at_start = np.maximum(room + sign * slope * d.energy_wh, 0.0)
             give_way: list[tuple[IntArray, FloatArray | float]] = [(before_e, -sign * slope), (before_z, -relief * slope)]
-            ineq.add(n, [(col[name], 1.0), *give_way], -inf, np.where(first, at_start, room) / KILO)
-        ineq.add(n, [(col["e"], 1.0), (np.repeat(col["hi"], n), -1.0)], -inf, 0.0)
-        ineq.add(n, [(col["e"], 1.0), (np.repeat(col["lo"], n), -1.0)], 0.0, inf)
-        ineq.add(1, [(col["hi"], 1.0), (col["lo"], -1.0), (col["zD"], -1.0)], -inf, d.cycle_depth_wh / KILO)
+            ineq.add((i, row), n, [(col[name], 1.0), *give_way], -inf, np.where(first, at_start, room) / KILO)
+        ineq.add((i, "cycle_high"), n, [(col["e"], 1.0), (np.repeat(col["hi"], n), -1.0)], -inf, 0.0)
+        ineq.add((i, "cycle_low"), n, [(col["e"], 1.0), (np.repeat(col["lo"], n), -1.0)], 0.0, inf)
+        ineq.add((i, "cycle_depth"), 1, [(col["hi"], 1.0), (col["lo"], -1.0), (col["zD"], -1.0)], -inf, d.cycle_depth_wh / KILO)
         target = d.terminal_energy_wh
         last = col["e"][-1:]
-        ineq.add(1, [(last, 1.0), (col["zF"], 1.0)], -inf if target is None else target / KILO, inf)
-        ineq.add(1, [(last, 1.0), (col["zF"], -1.0)], -inf, inf if target is None else target / KILO)
+        ineq.add((i, "terminal_min"), 1, [(last, 1.0), (col["zF"], 1.0)], -inf if target is None else target / KILO, inf)
+        ineq.add((i, "terminal_max"), 1, [(last, 1.0), (col["zF"], -1.0)], -inf, inf if target is None else target / KILO)
 
+        power = max(float(d.charge_max_w.max()), float(d.discharge_max_w.max()), 1.0) / KILO
+        for names, unit in (
+            (("c", "d"), power),
+            (("e", "hi", "lo"), full / 2),
+            (("zE", "zD", "zF"), full / 10),
+            (("T",), 10.0),
+            (("zT", "zV"), 0.3),
+        ):
+            for name in names:
+                self.unit[col[name]] = unit
         self.xu[col["c"]], self.xu[col["d"]] = d.charge_max_w / KILO, d.discharge_max_w / KILO
         for name in ("e", "T"):
             self.xl[col[name]] = -inf
@@ -212,17 +279,23 @@ class SiteQP:
         for i in range(len(problem.devices)):
             terms += [(self.device(i, "c"), -1.0), (self.device(i, "d"), 1.0)]
         rhs = (grid.load_w - grid.pv_w) / KILO
-        eq.add(n, terms, rhs, rhs)
+        eq.add((None, "balance"), n, terms, rhs, rhs)
         tracked = grid.target_w is not None and grid.tracking_weight > 0
         target = grid.target_w / KILO if tracked and grid.target_w is not None else np.zeros(n)
-        eq.add(n, [(col["b"], 1.0), (col["s"], -1.0), (col["t"], -1.0)], target, target)
+        eq.add((None, "tracking"), n, [(col["b"], 1.0), (col["s"], -1.0), (col["t"], -1.0)], target, target)
         self.xl[col["t"]] = -np.inf
+        unit = max(1.0, float(np.abs(rhs).max()))
+        for name in ("b", "s", "u", "t"):
+            self.unit[col[name]] = unit
+        for name in ("zI", "zX"):
+            self.unit[col[name]] = unit / 10
+        self.unit[self.grid("peak")] = unit
         if tracked:
             self.p[col["t"]] += 2 * h * grid.tracking_weight
         peak = self.grid("peak")
-        ineq.add(n, [(col["b"], 1.0), (np.repeat(peak, n), -1.0)], -np.inf, 0.0)
-        ineq.add(n, [(col["b"], 1.0), (col["zI"], -1.0)], -np.inf, grid.import_limit_w / KILO)
-        ineq.add(n, [(col["s"], 1.0), (col["zX"], -1.0)], -np.inf, grid.export_limit_w / KILO)
+        ineq.add((None, "peak"), n, [(col["b"], 1.0), (np.repeat(peak, n), -1.0)], -np.inf, 0.0)
+        ineq.add((None, "grid_import"), n, [(col["b"], 1.0), (col["zI"], -1.0)], -np.inf, grid.import_limit_w / KILO)
+        ineq.add((None, "grid_export"), n, [(col["s"], 1.0), (col["zX"], -1.0)], -np.inf, grid.export_limit_w / KILO)
         self.xl[peak] = grid.peak_incurred_w / KILO
         self.xu[col["u"]] = grid.pv_w / KILO if grid.curtailable else 0.0
         # Generous ceilings keep import and export finite where both would pay.
