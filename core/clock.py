@@ -53,6 +53,8 @@ class ScaledClock:
         return self.plant_origin + timedelta(seconds=elapsed_s * self.factor)
 
     def wall_seconds_until(self, moment: datetime) -> float:
-        """Wall seconds until plant time `moment`, never negative."""
+        """Wall seconds until plant time `moment`, never negative; infinite where the clock stands for ever."""
+        if moment <= self.plant_origin:
+            return 0.0
         target_s = self.monotonic_origin_s + (moment - self.plant_origin).total_seconds() / self.factor
         return max(0.0, target_s - time.monotonic())

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 import structlog
 
 from core.clock import Clock
+from core.devices import DeviceConfig, PackState
 from core.errors import InputError
+from core.pack import Pack
 from core.predictions import Prediction
 from core.twin import predict
 from serving.dispatch.inputs import AMBIENT, planned_power
@@ -48,9 +50,11 @@ class TwinOptions:
 def predict_site(stores: Stores, options: TwinOptions, at: datetime) -> list[Prediction]:
     """Predict every device of the site from its latest telemetry under the last plan, and write the documents.
 
-    The profile starts at the first grid point not after `at`. Devices without fresh telemetry are left out and logged.
+    The profile starts at the first grid point not before `at`, and so does its initial state: the measured one, carried
+    there by the circuit at the power that was measured (`parameters.carried_s` of the document says over how long). What
+    the plan says applies from that point on. Devices without fresh telemetry are left out and logged.
     """
-    start = datetime.fromtimestamp(at.timestamp() // options.dt_s * options.dt_s, tz=at.tzinfo)
+    start = datetime.fromtimestamp(-(-at.timestamp() // options.dt_s) * options.dt_s, tz=at.tzinfo)
     steps = round(options.horizon_hours * 3600 / options.dt_s)
     devices = list_devices(stores.pg, options.site_id)
     states = latest_states(stores.mongo, [device.device_id for device in devices], not_after=at)
@@ -70,11 +74,27 @@ def predict_site(stores: Stores, options: TwinOptions, at: datetime) -> list[Pre
             covered = max(0, int((ends - start).total_seconds() // options.dt_s))
             power_w = np.where(np.arange(steps) < covered, power_w, 0.0)
         try:
-            written.append(predict(device, state, power_w, dt_s=options.dt_s, start=start, ambient_c=ambient_c))
+            carried = carry(device, state, start, ambient_c=float(ambient_c[0]))
+            prediction = predict(device, carried, power_w, dt_s=options.dt_s, start=start, ambient_c=ambient_c)
+            carried_s = (start - state.measured_at).total_seconds()
+            written.append(replace(prediction, parameters={**prediction.parameters, "carried_s": carried_s}))
         except InputError as error:
             log.error("twin_refused", device_id=device.device_id, why=str(error))
     write_predictions(stores.mongo, written)
     return written
+
+
+def carry(device: DeviceConfig, state: PackState, to: datetime, *, ambient_c: float) -> PackState:
+    """The state at `to`, not before it was measured, when the pack goes on as it did; resistance stays as measured.
+
+    Raises InputError when the state is not usable.
+    """
+    ahead_s = (to - state.measured_at).total_seconds()
+    if ahead_s <= 0:
+        return state
+    pack = Pack(device, soc_pct=state.soc_pct, soh_pct=state.soh_pct, temperature_c=state.temperature_c, ambient_c=ambient_c)
+    pack.step(state.power_w, ahead_s)
+    return replace(state, measured_at=to, soc_pct=pack.soc_pct, temperature_c=pack.temperature_c)
 
 
 def _ambient(stores: Stores, options: TwinOptions, start: datetime, steps: int) -> np.ndarray:

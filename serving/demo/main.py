@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,21 +20,26 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.clock import ScaledClock
+from core.errors import StoreError
 from core.limits import power_bounds, tightest
 from core.pack import Pack
 from core.site import SiteConfig
 from core.twin import predict
-from serving.clock_config import START_WAIT_S, VARIABLE, to_text
+from serving.clock_config import START_WAIT_S
 from serving.demo.account import make_account, print_account
+from serving.demo.clocks import PlantClocks
 from serving.demo.foresight import store_perfect_foresight
 from serving.demo.processes import ChildFailedError, Children
 from serving.demo.world import Meter, plant_start, prepare
+from serving.dispatch.loop import LEASE_TTL_S
 from serving.dispatch.tick import SiteDispatcher
 from serving.site_loader import load_site
 from stores import datasets
 from stores.connections import Stores, open_stores
-from stores.postgres import outbox
+from stores.embedded.runtime import lock
+from stores.mongo.predictions import latest_predictions
+from stores.mongo.telemetry import latest_states
+from stores.postgres import leases, outbox
 from stores.postgres.constraints import constraint_rows
 from stores.postgres.devices import list_devices
 from stores.redis import pending
@@ -43,6 +50,8 @@ log = structlog.get_logger()
 VALIDITY_GRACE_S = 20.0
 """Wall seconds: on a busy machine a tick may come late by more than a whole (simulated) interval."""
 SETTLE_DEADLINE_S = 45.0
+LEAD_S = 300.0
+"""Plant seconds before the first interval at which the clock stands until devices and twin have spoken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,42 +67,83 @@ class DemoOptions:
 def run_demo(options: DemoOptions, stop: threading.Event, console: Console) -> int:
     """Run it; returns 0, or 130 when interrupted. Every process that it starts has ended when it returns."""
     settings = StoreSettings.from_env()
-    began_s = time.monotonic()
+    run_dir = settings.data_dir / "demo"
     console.print("starting PostgreSQL, Valkey and mongod, migrating ...")
-    with open_stores(settings, migrate=True) as stores:
-        site = load_site(stores.pg, options.site_file)
-        datasets.fetch(settings.data_dir, console.print)
-        prices = datasets.load_prices(settings.data_dir)
-        start = plant_start(site, options.days, datetime.now(UTC))
-        end = start + timedelta(days=options.days)
-        scenario = prepare(stores, site, prices, start, options.days)
-        console.print(
-            f"site {site.site_id}: {len(site.packs)} packs; plant time {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-            f" at {options.speed:g} times the wall's speed; prices of {start - scenario.price_shift:%Y-%m-%d} onward"
-        )
-        run_dir = settings.data_dir / "demo"
-        run_dir.mkdir(parents=True, exist_ok=True)
-        clock_file = run_dir / f"clock-{os.getpid()}"
-        since = pending.redis_now(stores.redis)
-        _compile_once(stores, site, start)
-        children = Children(run_dir / "logs", {"PULSEBMS_DATA": str(settings.data_dir), VARIABLE: f"@{clock_file}"})
-        try:
-            code = _simulate(stores, site, scenario, start, end, options, children, clock_file, stop, console)
-        finally:
-            children.stop()
-            for path in run_dir.glob(f"{clock_file.name}*"):
-                path.unlink(missing_ok=True)
-        if code:
-            console.print("interrupted; nothing is left running")
-            return code
-        _settle(stores, site.site_id, stop)
-        console.print("solving the same days with perfect foresight ...")
-        store_perfect_foresight(stores, site, scenario, start, end)
-        account = make_account(stores, site, start, end, since)
-        print_account(account, console, options.plot)
-        console.print(f"picture: {options.plot.resolve()}   logs: {run_dir / 'logs'}")
-        console.print(f"done in {time.monotonic() - began_s:.0f} s")
+    with open_stores(settings, migrate=True) as stores, _alone(run_dir):
+        return _run(options, settings, stores, run_dir, stop, console)
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """One demo a data directory, since it begins by forgetting the last one; StoreError when another runs."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    held = lock(run_dir / "lock", exclusive=True, block=False)
+    if held is None:
+        raise StoreError(f"a demo is already running in {run_dir.parent}")
+    with held:
+        for left in run_dir.glob("clock-*"):  # of a demo that was killed
+            left.unlink(missing_ok=True)
+        yield
+
+
+def _run(
+    options: DemoOptions, settings: StoreSettings, stores: Stores, run_dir: Path, stop: threading.Event, console: Console
+) -> int:
+    began_s = time.monotonic()
+    site = load_site(stores.pg, options.site_file)
+    datasets.fetch(settings.data_dir, console.print)
+    prices = datasets.load_prices(settings.data_dir)
+    if not _quiet(stores, site.site_id, stop, console):
+        return _interrupted(console)
+    start = plant_start(site, options.days, datetime.now(UTC))
+    end = start + timedelta(days=options.days)
+    scenario = prepare(stores, site, prices, start, options.days)
+    console.print(
+        f"site {site.site_id}: {len(site.packs)} packs; plant time {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+        f" at {options.speed:g} times the wall's speed; prices of {start - scenario.price_shift:%Y-%m-%d} onward"
+    )
+    since = pending.redis_now(stores.redis)
+    _compile_once(stores, site, start)
+    clocks = PlantClocks(run_dir, start - timedelta(seconds=LEAD_S), options.speed)
+    children = Children(run_dir / "logs", {"PULSEBMS_DATA": str(settings.data_dir)})
+    try:
+        finished = _simulate(stores, site, scenario, start, end, options, children, clocks, stop, console)
+    finally:
+        children.stop()
+        clocks.remove()
+    if not finished:
+        return _interrupted(console)
+    _settle(stores, site.site_id, stop)
+    console.print("solving the same days with perfect foresight ...")
+    store_perfect_foresight(stores, site, scenario, start, end)
+    account = make_account(stores, site, start, end, since)
+    print_account(account, console, options.plot)
+    console.print(f"picture: {options.plot.resolve()}\nlogs:    {run_dir / 'logs'}", soft_wrap=True)
+    console.print(f"done in {time.monotonic() - began_s:.0f} s")
     return 0
+
+
+def _interrupted(console: Console) -> int:
+    console.print("interrupted; nothing is left running")
+    return 130
+
+
+def _quiet(stores: Stores, site_id: str, stop: threading.Event, console: Console) -> bool:
+    """Wait until a demo that was killed has no command under way and no lease; False when interrupted.
+
+    Raises StoreError when a dispatcher keeps renewing its lease: then the site is in use.
+    """
+    if outbox.open_commands(stores.pg, site_id):
+        console.print("waiting until the commands of an earlier run have ended (half a minute at most) ...")
+        _settle(stores, site_id, stop)
+    deadline_s = time.monotonic() + 2 * LEASE_TTL_S
+    while (lease := leases.acquire(stores.pg, site_id, f"demo:{os.getpid()}", LEASE_TTL_S)) is None:
+        if time.monotonic() > deadline_s:
+            raise StoreError(f"another dispatcher commands site {site_id}: end it before the demo")
+        if stop.wait(0.2):
+            return False
+    leases.release(stores.pg, lease)
+    return not stop.is_set()
 
 
 def _simulate(
@@ -104,17 +154,20 @@ def _simulate(
     end: datetime,
     options: DemoOptions,
     children: Children,
-    clock_file: Path,
+    clocks: PlantClocks,
     stop: threading.Event,
     console: Console,
-) -> int:
+) -> bool:
+    """Two days in processes of their own; False when interrupted."""
     interval_s = next(p.update_interval_seconds for p in site.policies if p.update_interval_seconds)
     late = end + timedelta(seconds=interval_s)
     for pack in site.packs:
-        children.start(f"device-{pack.device_id}", ["device", "run", pack.device_id, "--until", late.isoformat()])
-    children.start("twin", ["twin", "run", "--site", site.site_id, "--until", end.isoformat()])
+        arguments = ["device", "run", pack.device_id, "--until", late.isoformat()]
+        children.start(f"device-{pack.device_id}", arguments, clocks.environment(clocks.devices))
+    control = clocks.environment(clocks.control)
+    children.start("twin", ["twin", "run", "--site", site.site_id, "--until", end.isoformat()], control)
     wall = ["--validity-grace", str(VALIDITY_GRACE_S), "--telemetry-max-age", str(2 * interval_s)]
-    children.start("dispatcher", ["dispatch", "--site", site.site_id, "--until", end.isoformat(), *wall])
+    children.start("dispatcher", ["dispatch", "--site", site.site_id, "--until", end.isoformat(), *wall], control)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -124,27 +177,49 @@ def _simulate(
         transient=False,
     ) as progress:
         task = progress.add_task("starting processes", total=(end - start).total_seconds())
-        if not _all_ready(children, clock_file, stop):
-            return 130
-        # A moment before the first boundary, so that devices and twin have spoken when the first tick comes.
-        clock = ScaledClock(start - timedelta(seconds=interval_s * 1.9), time.monotonic(), options.speed)
-        partial = clock_file.with_suffix(".new")
-        partial.write_text(to_text(clock))
-        partial.replace(clock_file)
+        if not _prepared(stores, site, children, clocks, stop):
+            return False
+        clock = clocks.run()
         meter = Meter(stores, site, scenario, interval_s, start)
         while clock.now() < late:
             if stop.wait(0.2):
-                return 130
+                return False
             children.check()
             now = clock.now()
             meter.publish_until(min(now, end))
             done_s = max(0.0, (min(now, end) - start).total_seconds())
-            progress.update(task, completed=done_s, description=f"plant time {now:%d %b %H:%M}")
+            progress.update(task, completed=done_s, description=f"plant time {min(now, end):%d %b %H:%M}")
         still = children.wait(SETTLE_DEADLINE_S)
         children.check()
         if still:
             raise ChildFailedError(f"did not end by themselves: {', '.join(still)}")
-    return 0
+    return True
+
+
+def _prepared(stores: Stores, site: SiteConfig, children: Children, clocks: PlantClocks, stop: threading.Event) -> bool:
+    """Bring everything up while the plant's clock stands; False when interrupted.
+
+    Devices measure first, then the twin predicts from that, so that the dispatcher's first tick finds both.
+    """
+    ids = [pack.device_id for pack in site.packs]
+    if not _await(lambda: children.all_ready((clocks.devices, clocks.control)), "every process to be ready", children, stop):
+        return False
+    clocks.stand(clocks.devices)
+    if not _await(lambda: len(latest_states(stores.mongo, ids)) == len(ids), "telemetry of every pack", children, stop):
+        return False
+    clocks.stand(clocks.control)
+    return _await(lambda: len(latest_predictions(stores.mongo, ids)) == len(ids), "a prediction for every pack", children, stop)
+
+
+def _await(condition: Callable[[], bool], what: str, children: Children, stop: threading.Event) -> bool:
+    deadline_s = time.monotonic() + START_WAIT_S
+    while not condition():
+        children.check()
+        if stop.wait(0.05):
+            return False
+        if time.monotonic() > deadline_s:
+            raise ChildFailedError(f"waited {START_WAIT_S:.0f} s in vain for {what}; logs: {children.log_dir}")
+    return True
 
 
 def _compile_once(stores: Stores, site: SiteConfig, start: datetime) -> None:
@@ -155,19 +230,6 @@ def _compile_once(stores: Stores, site: SiteConfig, start: datetime) -> None:
     limits = tightest(device, constraint_rows(stores.pg, site.site_id)[device.device_id], start)
     power_bounds(limits, pack.condition(60.0), 60.0)
     predict(device, pack.state(start), np.zeros(4), dt_s=900.0, start=start, ambient_c=20.0)
-
-
-def _all_ready(children: Children, clock_file: Path, stop: threading.Event) -> bool:
-    deadline_s = time.monotonic() + START_WAIT_S
-    waiting = set(children.pids)
-    while waiting:
-        children.check()
-        waiting = {pid for pid in waiting if not clock_file.with_name(f"{clock_file.name}.{pid}.ready").exists()}
-        if stop.wait(0.05):
-            return False
-        if time.monotonic() > deadline_s:
-            raise ChildFailedError(f"processes {sorted(waiting)} were not ready after {START_WAIT_S:.0f} s")
-    return True
 
 
 def _settle(stores: Stores, site_id: str, stop: threading.Event) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Children:
     environment: dict[str, str]
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
+    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start `pulsebms ARGUMENTS`; it is killed when this process dies, however it dies."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
         with (self.log_dir / f"{name}.log").open("wb") as log:
@@ -46,15 +46,15 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
+                env={**os.environ, **self.environment, **(environment or {})},
                 start_new_session=True,  # a Ctrl-C reaches the demo, which ends them in order
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads are running yet
             )
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids, in the order of starting."""
-        return [child.pid for child in self._running.values()]
+    def all_ready(self, clock_files: Iterable[Path]) -> bool:
+        """Whether each has come to wait for one of the clock files."""
+        said = {path.name for file in clock_files for path in file.parent.glob(f"{file.name}.*.ready")}
+        return all(any(name.endswith(f".{child.pid}.ready") for name in said) for child in self._running.values())
 
     def check(self) -> None:
         """Raise ChildFailedError, with the end of its log, when one has ended with an error."""

@@ -67,7 +67,8 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
     ids = [device.device_id for device in devices]
     rows = constraint_rows(stores.pg, site_id)
     states = latest_states(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s))
-    predictions = latest_predictions(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s))
+    # A tick that runs late must not take the prediction that the twin has made for the next one.
+    predictions = latest_predictions(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s - 1))
     limits: dict[str, PackLimits] = {}
     left_out: dict[str, str] = {}
     usable: list[DeviceConfig] = []
