@@ -280,8 +280,8 @@ class SiteQP:
             terms += [(self.device(i, "c"), -1.0), (self.device(i, "d"), 1.0)]
         rhs = (grid.load_w - grid.pv_w) / KILO
         eq.add((None, "balance"), n, terms, rhs, rhs)
-        tracked = grid.target_w is not None and grid.tracking_weight > 0
-        target = grid.target_w / KILO if tracked and grid.target_w is not None else np.zeros(n)
+        tracking = grid.tracking_weights()
+        target = np.where(tracking > 0, grid.target_w / KILO, 0.0) if grid.target_w is not None else np.zeros(n)
         eq.add((None, "tracking"), n, [(col["b"], 1.0), (col["s"], -1.0), (col["t"], -1.0)], target, target)
         self.xl[col["t"]] = -np.inf
         unit = max(1.0, float(np.abs(rhs).max()))
@@ -290,8 +290,7 @@ class SiteQP:
         for name in ("zI", "zX"):
             self.unit[col[name]] = unit / 10
         self.unit[self.grid("peak")] = unit
-        if tracked:
-            self.p[col["t"]] += 2 * h * grid.tracking_weight
+        self.p[col["t"]] += 2 * h * tracking
         peak = self.grid("peak")
         ineq.add((None, "peak"), n, [(col["b"], 1.0), (np.repeat(peak, n), -1.0)], -np.inf, 0.0)
         ineq.add((None, "grid_import"), n, [(col["b"], 1.0), (col["zI"], -1.0)], -np.inf, grid.import_limit_w / KILO)

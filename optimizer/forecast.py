@@ -1,7 +1,7 @@
 """Online correction of a forecast by its own latest errors.
 
 A forecast that was too low an hour ago is probably too low now. The error e (actual minus forecast) is taken as an AR(1)
-process around its mean (Box and Jenkins, Time Series Analysis, 1970): after h steps phi^h of it is left. Next to that model stands
+process around its mean (Box and Jenkins, Time Series Analysis, 1970): after h steps phi^h of it is left. Beside it stands
 the regression of the error at a lead on the error now, pooled over the leads of one hour; with much data it decides, with
 little the AR(1), with none nothing is corrected. Mean and gains shrink by their sampling error (positive part of James and
 Stein, 1961; variances of Bartlett, J. R. Stat. Soc. Suppl. 8, 1946): what could be chance is not corrected. Everything is fitted

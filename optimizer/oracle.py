@@ -151,7 +151,8 @@ def _meter(problem: SiteProblem, parts: list[_Pack], constraints: list[Any]) -> 
         + soft.grid_eur_per_kw * cp.sum(z_import + z_export)
     )
     if grid.target_w is not None and grid.tracking_weight > 0:
-        cost += h * grid.tracking_weight * cp.sum_squares(b - s - grid.target_w / KILO)
+        followed = np.flatnonzero(grid.tracking_weights() > 0)
+        cost += h * grid.tracking_weight * cp.sum_squares((b - s - grid.target_w / KILO)[followed])
     return cost, u
 
 

@@ -7,7 +7,7 @@ Problem, for devices i and steps k of h = dt_s / 3600 hours (prices in EUR/kWh, 
 of the objective in EUR, so that W and Wh enter divided by 1000):
 
     min  sum_k h (buy_k b_k - sell_k s_k) + peak_price * peak + curtailment_cost * sum_k h u_k
-         + tracking_weight * sum_k h (b_k - s_k - target_k)^2                       [kW^2 h]
+         + tracking_weight * sum_{k tracked} h (b_k - s_k - target_k)^2             [kW^2 h]
          + sum_i { sum_k h wear (c+d) + h wear_quadratic (c^2+d^2) + h soc_stress (e/E - centre)^2
                    + h move_weight (d - c - reference)^2 - terminal_value e_N + slack penalties }
     e+ = e + h (eta_c c - d / eta_d) - leak
@@ -71,8 +71,20 @@ class GridData:
     curtailment_cost_eur_per_kwh: float = 0.0
     target_w: FloatArray | None = None
     """Dispatch signal: net import to track."""
+    tracked: NDArray[np.bool_] | None = None
+    """Steps that have a target, (N,); None where all have. What `target_w` holds in the others means nothing."""
     tracking_weight: float = 0.0
     """EUR per kW^2 and hour of deviation from `target_w`."""
+    import_reserve_w: float = 0.0
+    """What `import_limit_w` leaves free of the meter's own limit, for what forecasts miss; only explained, not optimised."""
+    export_reserve_w: float = 0.0
+
+    def tracking_weights(self) -> FloatArray:
+        """Weight of each step's deviation, (N,): zero where nothing is tracked."""
+        steps = np.ones(len(self.buy_eur_per_kwh))
+        if self.target_w is None:
+            return 0.0 * steps
+        return self.tracking_weight * (steps if self.tracked is None else np.where(self.tracked, 1.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +170,8 @@ class SiteProblem:
         _check_arrays("grid", self.grid, n)
         for name in ("import_limit_w", "export_limit_w", "pv_w"):
             _not_negative("grid", name, getattr(self.grid, name))
+        if self.grid.tracking_weight < 0:
+            raise InputError(source="grid", field="tracking_weight", value=self.grid.tracking_weight, expected="a number >= 0")
         for device in self.devices:
             _check_device(device, n)
 

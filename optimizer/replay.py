@@ -120,7 +120,8 @@ def replay(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> 
         if worse.max(initial=0.0) > TOLERANCE_W * max(1, count):
             hard.append(f"grid {name}: devices add {worse.max():.1f} W beyond the limit at step {int(worse.argmax())}")
     if grid.target_w is not None:
-        objective += float(h * grid.tracking_weight * ((net - grid.target_w) ** 2).sum() / 1e6)
+        followed = grid.tracking_weights() > 0
+        objective += float(h * grid.tracking_weight * ((net - grid.target_w)[followed] ** 2).sum() / 1e6)
     ceiling = grid.pv_w if grid.curtailable else np.zeros(n)
     if ((curtail_w < -TOLERANCE_W) | (curtail_w > ceiling + TOLERANCE_W)).any():
         hard.append("curtailment beyond the PV there is")
