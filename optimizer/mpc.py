@@ -19,8 +19,9 @@ from optimizer.assembly import SiteQP, shape_of
 from optimizer.exclusivity import Exclusive, enforce
 from optimizer.plan import DevicePlan, Plan
 from optimizer.problem import SiteProblem
-from optimizer.reasons import explain
+from optimizer.reasons import SlotPrices, explain
 from optimizer.replay import project, replay
+from optimizer.shadow import device_prices, meter_prices
 from optimizer.solvers import SOLVERS, RawSolution
 
 log = structlog.get_logger()
@@ -115,14 +116,20 @@ class MpcSolver:
         n = problem.steps
         values: FloatArray | None = None
         meter = np.zeros(n)
-        if solution is not None:
+        prices: list[SlotPrices | None] = [None] * len(problem.devices)
+        if solution is not None and self._qp is not None:
             # Equality duals: per device N of the energy balance and N of the temperature, then N of the meter.
             count = len(problem.devices)
             values = solution.equality_duals[: 2 * n * count].reshape(count, 2, n)[:, 0]
             meter = -solution.equality_duals[2 * n * count : 2 * n * count + n] / problem.dt_h
+            shared = meter_prices(self._qp, solution)
+            prices = [
+                SlotPrices(stored=values[i], meter=meter, limits={**device_prices(self._qp, solution, i), **shared})
+                for i in range(count)
+            ]
         devices = []
         for i, device in enumerate(problem.devices):
-            reasons, binding = explain(problem, power, run, i, None if values is None else values[i], meter)
+            reasons, limits = explain(problem, power, run, i, prices[i])
             devices.append(
                 DevicePlan(
                     device_id=device.device_id,
@@ -133,7 +140,7 @@ class MpcSolver:
                     voltage_v=run.voltage_v[i],
                     energy_value_eur_per_kwh=np.zeros(n) if values is None else values[i],
                     reasons=reasons,
-                    binding=binding,
+                    limits=limits,
                 )
             )
         notes = [*failures, *(f"limit not kept: {text}" for text in run.soft_violations)]
@@ -153,4 +160,14 @@ class MpcSolver:
             status="; ".join(notes) or "optimal",
             iterations=0 if solution is None else solution.iterations,
             solve_s=time.perf_counter() - began_s,
+            price_source="" if solution is None else solution.solver,
+            deviation_w=_deviation(problem, run.import_w - run.export_w),
         )
+
+
+def _deviation(problem: SiteProblem, net_w: FloatArray) -> tuple[float | None, ...]:
+    """Net import minus the dispatch signal, None in steps that are not tracked; empty without a signal."""
+    tracked = problem.grid.tracking_weights() > 0
+    if problem.grid.target_w is None or not tracked.any():
+        return ()
+    return tuple(float(net_w[k] - problem.grid.target_w[k]) if tracked[k] else None for k in range(problem.steps))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.decisions import Reason
+from optimizer.reasons import Binding
+from optimizer.shadow import UNITS
 
 FloatArray = NDArray[np.float64]
 
@@ -27,8 +30,13 @@ class DevicePlan:
     energy_value_eur_per_kwh: FloatArray
     """Shadow price: what one more stored kWh would be worth at the end of the slot."""
     reasons: tuple[Reason, ...]
-    binding: tuple[str, ...]
-    """Names of the limits that hold in the slot, separated by spaces; empty where none does."""
+    limits: tuple[tuple[Binding, ...], ...]
+    """The limits that hold in each slot, dearest first; empty where none does."""
+
+    @property
+    def binding(self) -> tuple[str, ...]:
+        """Their names, separated by spaces."""
+        return tuple(" ".join(binding.name for binding in slot) for slot in self.limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +59,12 @@ class Plan:
     """`optimal`, or what was wrong on the way: limits that could not be kept, solvers that failed."""
     iterations: int
     solve_s: float
+    price_source: str = ""
+    """Which solver's duals the shadow prices are; empty when there were none and limits are told by nearness alone."""
+    deviation_w: tuple[float | None, ...] = ()
+    """Net import minus the dispatch signal in each slot, None where nothing is tracked; empty without a signal."""
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-ready: how uncertain inputs were treated, and what the scenarios would cost; empty when not at all."""
 
     def as_json(self) -> dict[str, Any]:
         """Everything, rounded to what means something, for the decision's record."""
@@ -65,6 +79,10 @@ class Plan:
             "grid_import_w": np.round(self.grid_import_w - self.grid_export_w, 1).tolist(),
             "curtail_w": np.round(self.curtail_w, 1).tolist(),
             "meter_price_eur_per_kwh": np.round(self.meter_price_eur_per_kwh, 5).tolist(),
+            "shadow_prices": f"duals of {self.price_source}" if self.price_source else "none: limits by nearness alone",
+            "limit_units": dict(UNITS),
+            "deviation_w": [None if value is None else round(value, 1) for value in self.deviation_w],
+            "uncertainty": dict(self.uncertainty),
             "devices": [
                 {
                     "device_id": part.device_id,
@@ -73,7 +91,9 @@ class Plan:
                     "temperature_c": np.round(part.temperature_c, 2).tolist(),
                     "energy_value_eur_per_kwh": np.round(part.energy_value_eur_per_kwh, 5).tolist(),
                     "reasons": [reason.value for reason in part.reasons],
-                    "binding": list(part.binding),
+                    "binding": [
+                        [[b.name, None if b.price_eur is None else round(b.price_eur, 5)] for b in slot] for slot in part.limits
+                    ],
                 }
                 for part in self.devices
             ],
