@@ -3,7 +3,7 @@
 A limit binds where its shadow price is above PRICE_FLOOR, or where the replayed plan touches it. The first says that the plan
 would be another without it; the second alone (price zero) that it is reached but costs nothing. Power bounds need both when there
 is a price, because a direction that is forbidden (optimizer.exclusivity) has a reduced cost too. A plan from a source without
-duals (the last one shifted, a projection) has no prices: its limits are those that it touches, and the plan says so.
+duals (the last one shifted) has no prices: its limits are those that it touches, and the plan says so.
 Not here: the plan itself, reading the duals (optimizer.shadow).
 """
 
@@ -147,7 +147,7 @@ def _meter_limit(grid: GridData, run: Replay, k: int) -> Reason:
         (run.import_w[k], grid.import_limit_w[k], grid.import_reserve_w),
         (run.export_w[k], grid.export_limit_w[k], grid.export_reserve_w),
     ):
-        if flow > 0 and limit * (1 - NEAR_SHARE) <= flow < limit + reserve * (1 - NEAR_SHARE):
+        if reserve > 0 and flow > 0 and limit * (1 - NEAR_SHARE) <= flow < limit + reserve * (1 - NEAR_SHARE):
             return Reason.RESERVE
     return Reason.GRID_LIMIT
 
