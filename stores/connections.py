@@ -5,7 +5,9 @@ Here: opening, start-up checks, plain errors. Not here: what is read and written
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -28,6 +30,8 @@ REDIS_ANSWER_TIMEOUT_S = 15
 """Longer than any blocking read of this program."""
 
 DEFAULT_DATABASE = "pulsebms"
+NOT_WANTED = "-"
+"""Stands for the URL of a store that is not asked for."""
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +115,18 @@ def open_stores(settings: StoreSettings | None = None, *, migrate: bool = False)
             embedded.close()
         raise
     return Stores(pg=pg, mongo=mongo, redis=cache, database_url=database_url, settings=settings, embedded=embedded)
+
+
+@contextmanager
+def open_redis(settings: StoreSettings) -> Iterator[redis.Redis]:
+    """Redis alone, also when another store is down; StoreError when it cannot be reached."""
+    alone = replace(settings, database_url=settings.database_url or NOT_WANTED, mongodb_uri=settings.mongodb_uri or NOT_WANTED)
+    with open_embedded(alone) if alone.wanted else nullcontext() as embedded:
+        client = connect_redis(settings.redis_url or (embedded and embedded.redis_url) or "")
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def connect_postgres(url: str) -> psycopg.Connection:

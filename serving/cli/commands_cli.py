@@ -10,10 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from core.commands import PARAMETERS, CommandType
+from core.commands import MAX_TIMEOUT_S, PARAMETERS, Command, CommandType
 from core.errors import InputError, StoreError
+from serving import emergency
 from serving.dispatch.tick import push_and_settle
-from stores.connections import open_stores
+from stores.connections import open_redis, open_stores
+from stores.failures import STORE_FAILURES
 from stores.postgres import leases, outbox
 from stores.postgres.devices import get_device
 from stores.postgres.history import history as read_history
@@ -48,10 +50,29 @@ def send(
     device: str = typer.Argument(..., help="Device id."),
     command_type: CommandType = typer.Argument(..., help="Type; `pulsebms command types` lists parameters."),
     set_: list[str] = typer.Option([], "--set", "-s", help="Parameter as name=value; repeatable."),
-    timeout_s: int = typer.Option(30, "--timeout", help="Seconds within which the device must begin it."),
+    timeout_s: int = typer.Option(
+        30, "--timeout", min=1, max=MAX_TIMEOUT_S, help="Seconds within which the device must begin it."
+    ),
+    site: str | None = typer.Option(
+        None, "--site", help="Site of the device: only for an emergency_shutdown while PostgreSQL is down, and only if asked."
+    ),
 ) -> None:
-    """Issue one command: recorded in command_history first, then pushed to the device's pending list."""
-    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+    """Issue one command: recorded in command_history first, then pushed to the device's pending list.
+
+    An emergency_shutdown goes out first, through Redis alone, and is recorded after.
+    """
+    settings = StoreSettings.from_env()
+    parameters = parse_parameters(set_, command_type)
+    hint = ""
+    if command_type is CommandType.EMERGENCY_SHUTDOWN:
+        if _shut_down(settings, device, site, parameters, timeout_s):
+            return
+        hint = "; no dispatcher has named the device's site: with --site the shutdown goes out without PostgreSQL"
+    try:
+        opened = open_stores(settings, migrate=True)
+    except StoreError as error:
+        raise StoreError(f"{error}{hint}") from None
+    with opened as stores:
         config = get_device(stores.pg, device)
         if config is None:
             raise InputError(source="command line", field="device", value=device, expected="a known device id")
@@ -59,7 +80,7 @@ def send(
             device_id=device,
             site_id=config.site_id,
             command_type=command_type,
-            parameters=parse_parameters(set_, command_type),
+            parameters=parameters,
             timeout_s=timeout_s,
             issued_by=getpass.getuser(),
         )
@@ -68,9 +89,35 @@ def send(
         (result,) = push_and_settle(stores, [command])
         if result.status is not pending.Pushed.PUSHED:
             raise StoreError(f"{command.command_id} was recorded but not pushed: {result.status.name.lower()}")
-        if result.purged:
-            console.print(f"{len(result.purged)} pending starts were purged")
-        console.print(f"{command.command_id} {command.command_type.value} to {device}, begin within {timeout_s} s")
+        _say(command, result)
+
+
+def _shut_down(settings: StoreSettings, device: str, site: str | None, parameters: dict[str, Any], timeout_s: int) -> bool:
+    """Send without asking PostgreSQL; False when the device's site is not known without it."""
+    with open_redis(settings) as client:
+        site_id = site or pending.known_site(client, device)
+        if site_id is None:
+            return False
+        command, result = emergency.send_first(
+            client, device_id=device, site_id=site_id, parameters=parameters, timeout_s=timeout_s, issued_by=getpass.getuser()
+        )
+        if result.status is not pending.Pushed.PUSHED:
+            raise StoreError(f"{command.command_id} was not pushed: {result.status.name.lower()}")
+        _say(command, result)
+        try:
+            with open_stores(settings) as stores:
+                emergency.record_sent(stores.pg, client, site_id)
+                emergency.end_purged(stores.pg, client, result)
+        except STORE_FAILURES as error:
+            console.print(f"[yellow]not on record yet[/]; the dispatcher of {site_id} will see to it: {error}", soft_wrap=True)
+    return True
+
+
+def _say(command: Command, result: pending.PushResult) -> None:
+    if result.purged:
+        console.print(f"{len(result.purged)} pending starts were purged")
+    sent = f"{command.command_id} {command.command_type.value} to {command.device_id}"
+    console.print(f"{sent}, begin within {command.timeout_s} s", soft_wrap=True)
 
 
 @command_app.command("types")

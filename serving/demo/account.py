@@ -99,7 +99,7 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
     violations["grid import"] = int((net_w > site.grid.import_limit_w * (1 + TOLERANCE)).sum())
     violations["grid export"] = int((-net_w > site.grid.export_limit_w * (1 + TOLERANCE)).sum())
     picture = RunPicture(
-        title=f"{site.name}: two ways to the same load, {start:%d %b} to {end:%d %b %Y}",
+        title=f"{site.name}, {start:%d %b} to {end:%d %b %Y}: {len(packs)} packs under the dispatcher",
         price_eur_per_kwh=Track(stamps, buy),
         power_w={pack.config.device_id: pack.track("power") for pack in packs},
         soc_pct={pack.config.device_id: pack.track("soc") for pack in packs},

@@ -1,7 +1,7 @@
 """The safety gate: no set point becomes a command unless it passes here, whoever decided it.
 
-Here: projection of set points onto limits and freshly measured state, the meter's check, alarm rules. Not here:
-the limits themselves (core.limits).
+Here: projection of set points onto limits and freshly measured state, the meter's check, what protections and
+alarms forbid. Not here: the limits themselves (core.limits), what each alarm means (serving.dispatch.alarms).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from core.errors import InputError
 from core.limits import Bound, clamp
 from core.pack import condition_from_state
 from policies.base import Observation
+from serving.dispatch.alarms import restricted
 
 REASON_OF_BOUND: Mapping[Bound, Reason] = {
     Bound.RATED_POWER: Reason.POWER_LIMIT,
@@ -38,7 +39,7 @@ class Gated:
     decision: Decision
     changes: Mapping[str, str]
     projected_w: float
-    """Sum of what was cut, W."""
+    """Sum of what was cut, W; without what alarms and protections took, which is no fault of the policy."""
 
 
 def gate(decision: Decision, observation: Observation) -> Gated:
@@ -60,10 +61,10 @@ def gate(decision: Decision, observation: Observation) -> Gated:
     ambient_c = float(observation.ambient_c.window(observation.starts_at, 1, observation.interval_s)[0])
     for key, point in wanted.items():
         state = observation.states[key]
-        protection = _protection(state)
-        if protection:
-            points[key] = replace(point, power_w=0.0, reason=Reason.STOP, detail=protection)
-            changes[key] = protection
+        stopped = _stopped(point.power_w, state)
+        if stopped:
+            points[key] = replace(point, power_w=0.0, reason=Reason.STOP, detail=stopped)
+            changes[key] = stopped
             continue
         condition = condition_from_state(allowed[key], state, observation.interval_s, ambient_c=ambient_c)
         power_w, bound = clamp(point.power_w, observation.limits[key], condition, observation.interval_s)
@@ -73,14 +74,18 @@ def gate(decision: Decision, observation: Observation) -> Gated:
             if abs(power_w - point.power_w) > MATERIAL_W:
                 changes[key] = f"{point.power_w:.0f} W cut to {power_w:.0f} W by {bound.name.lower()}"
     _meter(points, observation, changes)
-    projected_w = sum(abs(points[key].power_w - wanted[key].power_w) for key in wanted)
+    cut = [key for key in wanted if points[key].reason is not Reason.STOP]
+    projected_w = sum(abs(points[key].power_w - wanted[key].power_w) for key in cut)
     gated = replace(decision, set_points=tuple(points[point.device_id] for point in decision.set_points))
     return Gated(decision=gated, changes=changes, projected_w=projected_w)
 
 
-def _protection(state: PackState) -> str:
+def _stopped(power_w: float, state: PackState) -> str:
+    """Why the pack may not do this whatever its limits say; empty when it may."""
     tripped = sorted(name for name, active in state.protection.items() if active)
-    return f"protection tripped: {', '.join(tripped)}" if tripped else ""
+    if tripped:
+        return f"protection tripped: {', '.join(tripped)}"
+    return restricted(power_w, state)
 
 
 def _meter(points: dict[str, SetPoint], observation: Observation, changes: dict[str, str]) -> None:

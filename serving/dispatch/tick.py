@@ -13,15 +13,19 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from core.commands import Command, Outcome
+from core.commands import Command, CommandType, Outcome
 from core.decisions import Decision
 from core.errors import InputError
+from serving.dispatch.alarms import AlarmAction, flags_with
 from serving.dispatch.inputs import Freshness, Gathered, gather
 from serving.dispatch.ranking import PolicyBench, with_record
 from serving.dispatch.translate import drafts_of, stop_drafts
+from serving.emergency import end_purged, record_sent
 from stores.connections import Stores
+from stores.mongo.telemetry import latest_states
 from stores.postgres import outbox
 from stores.postgres.decisions import record_decision
+from stores.postgres.devices import list_devices
 from stores.postgres.leases import Lease
 from stores.postgres.policies import ranked_policies
 from stores.redis import pending
@@ -80,7 +84,7 @@ class SiteDispatcher:
         decision: Decision | None = None
         why = ""
         left_out: dict[str, str] = {}
-        count = 0
+        count = self._shut_down_alarmed(starts_at, options, lease)
         try:
             gathered = gather(
                 self.stores,
@@ -91,12 +95,14 @@ class SiteDispatcher:
                 fresh=options.fresh,
             )
             left_out = dict(gathered.left_out)
-            decision, count = self._decide_and_command(gathered, options, lease)
+            pending.remember_site(self.stores.redis, self.site_id, [d.device_id for d in gathered.all_devices])
+            decision, ordered = self._decide_and_command(gathered, options, lease)
+            count += ordered
         except InputError as error:
             # Inputs for the whole site are unusable: no plan, and running set points end.
             why = str(error)
             log.error("no_decision", site_id=self.site_id, why=why)
-            count = self._stop_all(why, options, lease)
+            count += self._stop_all(why, options, lease)
         result = TickResult(
             decision=decision,
             commands=count,
@@ -124,7 +130,12 @@ class SiteDispatcher:
     def settle(self) -> int:
         """Write what devices answered into command_history; each answer is dropped from Redis only after that."""
         count = 0
-        while batch := pending.take_responses(self.stores.redis, self.site_id, RESPONSES_A_TICK):
+        while True:
+            batch = pending.take_responses(self.stores.redis, self.site_id, RESPONSES_A_TICK)
+            # After the read: whatever answer is in the batch, its command was put here before it went out.
+            record_sent(self.stores.pg, self.stores.redis, self.site_id)
+            if not batch:
+                break
             with self.stores.pg.transaction():
                 for item in batch:
                     try:
@@ -143,6 +154,34 @@ class SiteDispatcher:
         if rows:
             push_and_settle(self.stores, rows)
         return len(rows)
+
+    def _shut_down_alarmed(self, starts_at: datetime, options: TickOptions, lease: Lease) -> int:
+        """emergency_shutdown for each device whose last telemetry, however old, holds a flag that calls for it.
+
+        Before and apart from the decision: no price, prediction or limit is needed for it. A device that is latched
+        already hears nothing; one that an operator released while the flag stands is shut down again.
+        """
+        if options.dry_run:
+            return 0
+        ids = [device.device_id for device in list_devices(self.stores.pg, self.site_id)]
+        states = latest_states(self.stores.mongo, ids, not_after=starts_at + timedelta(seconds=options.interval_s))
+        drafts = []
+        for device_id, state in states.items():
+            flags = flags_with(state.alarm_flags, AlarmAction.EMERGENCY_SHUTDOWN)
+            if not flags or pending.is_latched(self.stores.redis, device_id):
+                continue
+            log.error("alarm_shutdown", site_id=self.site_id, device_id=device_id, flags=flags)
+            drafts.append(
+                outbox.CommandDraft(
+                    device_id=device_id,
+                    site_id=self.site_id,
+                    command_type=CommandType.EMERGENCY_SHUTDOWN,
+                    parameters={"reason": f"alarm: {', '.join(flags)}"},
+                    timeout_s=options.timeout_s,
+                    issued_by=options.issued_by,
+                )
+            )
+        return self.send(drafts, lease)
 
     def _decide_and_command(self, gathered: Gathered, options: TickOptions, lease: Lease) -> tuple[Decision, int]:
         records = ranked_policies(self.stores.pg, self.site_id)
@@ -215,9 +254,7 @@ def push_and_settle(stores: Stores, commands: Sequence[Command]) -> list[pending
         elif result.status is pending.Pushed.LATCHED:
             why = "the device is latched by an emergency_shutdown; an operator must reset it"
             outbox.end_unpushed(stores.pg, result.command_id, Outcome.REJECTED, why, now)
-        for purged in result.purged:
-            why = f"purged by emergency_shutdown {result.command_id}"
-            outbox.end_unpushed(stores.pg, purged, Outcome.SUPERSEDED, why, now)
+        end_purged(stores.pg, stores.redis, result)
     return results
 
 

@@ -44,7 +44,7 @@ def drafts_of(
         else:
             moving_w = states[point.device_id].power_w
             last = last_type.get(point.device_id)
-            if abs(moving_w) < MOVING_W and last in (None, CommandType.STOP_CHARGE, CommandType.STOP_DISCHARGE):
+            if abs(moving_w) < MOVING_W and (last is None or not last.is_start):
                 continue
             charging = last is CommandType.START_CHARGE if last and last.is_start else moving_w < 0
             kind = CommandType.STOP_CHARGE if charging else CommandType.STOP_DISCHARGE

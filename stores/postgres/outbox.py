@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -65,50 +65,70 @@ def enqueue(conn: psycopg.Connection[Any], drafts: Sequence[CommandDraft], *, ep
                 "INSERT INTO command_ids (command_id, issued_at) VALUES (%s, %s)",
                 [(command.command_id, command.issued_at) for command in commands],
             )
-            cursor.executemany(
-                """
-                INSERT INTO command_history (command_id, site_id, device_id, command_type, parameters, issued_at,
-                    timeout_seconds, max_retries, issued_by, source_system)
-                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-                """,
-                [
-                    (
-                        c.command_id,
-                        c.site_id,
-                        c.device_id,
-                        c.command_type.value,
-                        Jsonb(dict(c.parameters)),
-                        c.issued_at,
-                        c.timeout_s,
-                        c.max_retries,
-                        c.issued_by,
-                        c.source_system,
-                    )
-                    for c in commands
-                ],
-            )
-            cursor.executemany(
-                """
-                INSERT INTO optimizer.command_outbox (command_id, issued_at, site_id, device_id, command_type, seq, epoch,
-                    expires_at, message, decision_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-                """,
-                [
-                    (
-                        c.command_id,
-                        c.issued_at,
-                        c.site_id,
-                        c.device_id,
-                        c.command_type.value,
-                        c.seq,
-                        c.epoch,
-                        c.expires_at,
-                        c.to_wire(),
-                        draft.decision_id,
-                    )
-                    for c, draft in zip(commands, drafts, strict=True)
-                ],
-            )
+        _insert(conn, commands, [draft.decision_id for draft in drafts])
     return commands
+
+
+def record_sent(conn: psycopg.Connection[Any], command: Command) -> bool:
+    """Record a command that is in Redis already (an emergency_shutdown); False when it is on record."""
+    with conn.transaction():
+        new = conn.execute(
+            "INSERT INTO command_ids (command_id, issued_at) VALUES (%s, %s) ON CONFLICT (command_id) DO NOTHING",
+            (command.command_id, command.issued_at),
+        ).rowcount
+        if new:
+            (seq,) = _next_seqs(conn, [command.device_id])[command.device_id]
+            _insert(conn, [replace(command, seq=seq)], [None])
+            mark_pushed(conn, [command.command_id])
+    return bool(new)
+
+
+def _insert(conn: psycopg.Connection[Any], commands: Sequence[Command], decision_ids: Sequence[str | None]) -> None:
+    """The rows of command_history and of the outbox."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO command_history (command_id, site_id, device_id, command_type, parameters, issued_at,
+                timeout_seconds, max_retries, issued_by, source_system)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            [
+                (
+                    c.command_id,
+                    c.site_id,
+                    c.device_id,
+                    c.command_type.value,
+                    Jsonb(dict(c.parameters)),
+                    c.issued_at,
+                    c.timeout_s,
+                    c.max_retries,
+                    c.issued_by,
+                    c.source_system,
+                )
+                for c in commands
+            ],
+        )
+        cursor.executemany(
+            """
+            INSERT INTO optimizer.command_outbox (command_id, issued_at, site_id, device_id, command_type, seq, epoch,
+                expires_at, message, decision_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            [
+                (
+                    c.command_id,
+                    c.issued_at,
+                    c.site_id,
+                    c.device_id,
+                    c.command_type.value,
+                    c.seq,
+                    c.epoch,
+                    c.expires_at,
+                    c.to_wire(),
+                    decision_id,
+                )
+                for c, decision_id in zip(commands, decision_ids, strict=True)
+            ],
+        )
 
 
 def _next_seqs(conn: psycopg.Connection[Any], device_ids: Sequence[str]) -> dict[str, list[int]]:

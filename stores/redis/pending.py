@@ -1,20 +1,23 @@
 """The command queue in Redis: push, take, finish, answers. Every change of more than one key is one Lua script.
 
 Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids until their deadlines, for
-re-pushes), commands:responses:{site}, device:latch:{device}. docs/command_protocol.md has the wire format.
+re-pushes), commands:responses:{site}, device:latch:{device}, commands:unrecorded:{site} (shutdowns that went out before they
+were recorded), device:site:{device} (so that a shutdown finds its site without PostgreSQL). docs/command_protocol.md has the
+wire format.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from importlib.resources import files
 from typing import Any
 
 import redis
+from redis.client import Pipeline
 
 from core.commands import Command, CommandType, Outcome, Response, iso_utc
 from core.errors import InputError
@@ -46,6 +49,11 @@ def latch_key(device_id: str) -> str:
 def responses_key(site_id: str) -> str:
     """Answers on their way into command_history."""
     return f"{_RESPONSES}{site_id}"
+
+
+def unrecorded_key(site_id: str) -> str:
+    """What was pushed before PostgreSQL had it."""
+    return f"commands:unrecorded:{site_id}"
 
 
 class Pushed(IntEnum):
@@ -94,23 +102,72 @@ def push_many(client: redis.Redis, commands: Sequence[Command]) -> list[PushResu
     """Push commands in order, in one round trip. Pushing a command again inside its deadline changes nothing."""
     pipe = client.pipeline(transaction=False)
     for command in commands:
-        pipe.eval(
-            _PUSH,
-            3,
-            pending_key(command.device_id),
-            latch_key(command.device_id),
-            f"commands:pushed:{command.device_id}",
-            command.to_wire(),
-            command.command_id,
-            command.timeout_s * 1000,
-            round(command.expires_at.timestamp() * 1000),
-            command.command_type.value,
-            "1" if command.command_type.is_start else "0",
-        )
-    return [
-        PushResult(command.command_id, Pushed(int(reply[0])), tuple(str(item) for item in reply[1:]))
-        for command, reply in zip(commands, pipe.execute(), strict=True)
-    ]
+        _eval_push(pipe, command)
+    return [_push_result(command, reply) for command, reply in zip(commands, pipe.execute(), strict=True)]
+
+
+def _eval_push(pipe: Pipeline, command: Command) -> None:
+    pipe.eval(
+        _PUSH,
+        3,
+        pending_key(command.device_id),
+        latch_key(command.device_id),
+        f"commands:pushed:{command.device_id}",
+        command.to_wire(),
+        command.command_id,
+        command.timeout_s * 1000,
+        round(command.expires_at.timestamp() * 1000),
+        command.command_type.value,
+        "1" if command.command_type.is_start else "0",
+    )
+
+
+def _push_result(command: Command, reply: Sequence[Any]) -> PushResult:
+    return PushResult(command.command_id, Pushed(int(reply[0])), tuple(str(item) for item in reply[1:]))
+
+
+def push_unrecorded(client: redis.Redis, command: Command) -> PushResult:
+    """Push a command that PostgreSQL does not have yet, and keep it for the record, in one transaction."""
+    pipe = client.pipeline(transaction=True)
+    entry = json.dumps({"issued_by": command.issued_by, "message": command.to_wire()})
+    pipe.lpush(unrecorded_key(command.site_id), entry)
+    _eval_push(pipe, command)
+    return _push_result(command, pipe.execute()[1])
+
+
+def unrecorded(client: redis.Redis, site_id: str) -> list[str]:
+    """Entries that wait for their record, oldest first."""
+    found: list[str] = client.lrange(unrecorded_key(site_id), 0, -1)  # type: ignore[assignment]
+    return list(reversed(found))
+
+
+def parse_unrecorded(entry: str) -> Command:
+    """The command of an entry; InputError when it cannot be read."""
+    try:
+        raw = json.loads(entry)
+        message, issued_by = str(raw["message"]), str(raw["issued_by"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            source="commands:unrecorded", field="entry", value=entry, expected=f"issued_by and message ({error})"
+        ) from None
+    return replace(Command.from_wire(message), issued_by=issued_by)
+
+
+def forget_unrecorded(client: redis.Redis, site_id: str, entry: str) -> None:
+    """The entry is on record, or no command."""
+    client.lrem(unrecorded_key(site_id), 1, entry)
+
+
+def remember_site(client: redis.Redis, site_id: str, device_ids: Sequence[str]) -> None:
+    """Let each device's site be known to Redis."""
+    if device_ids:
+        client.mset({f"device:site:{device_id}": site_id for device_id in device_ids})
+
+
+def known_site(client: redis.Redis, device_id: str) -> str | None:
+    """The site that a dispatcher has named for the device, or None."""
+    found = client.get(f"device:site:{device_id}")
+    return None if found is None else str(found)
 
 
 def push(client: redis.Redis, command: Command) -> PushResult:

@@ -42,11 +42,12 @@ def site(stores):
     return config
 
 
-def publish(stores, config, device, pack, *, age_s=10, with_prediction=True, **changes):
+def publish(stores, config, device, pack, *, age_s=10, with_prediction=True, flags=(), protection=None, **changes):
     simulated = Pack(device, soc_pct=50.0, soh_pct=pack.soh_pct, temperature_c=22.0, ambient_c=20.0)
     state = simulated.state(NOW - timedelta(seconds=age_s))
     document = pack_document(state, site_id=config.site_id, firmware="1.0")
     document["measurements"] |= changes
+    document["safety"] = {"alarm_flags": list(flags), "protection_status": protection or {}}
     insert_telemetry(stores.mongo, [document])
     if with_prediction:
         steps = 26 * 4
@@ -54,6 +55,18 @@ def publish(stores, config, device, pack, *, age_s=10, with_prediction=True, **c
             stores.mongo,
             [predict(device, state, np.zeros(steps), dt_s=900.0, start=NOW - timedelta(seconds=900), ambient_c=20.0)],
         )
+
+
+def alarm(stores, site, *flags, age_s=5, **arguments):
+    """The first pack's latest telemetry holds these flags; returns its id."""
+    first = site.packs[0].device_id
+    device = next(d for d in list_devices(stores.pg, site.site_id) if d.device_id == first)
+    publish(stores, site, device, site.packs[0], age_s=age_s, with_prediction=False, flags=flags, **arguments)
+    return first
+
+
+def set_point(result, device_id):
+    return next(point for point in result.decision.set_points if point.device_id == device_id)
 
 
 def tick(stores, site_id):
@@ -157,3 +170,53 @@ def test_a_lost_lease_commands_nothing(stores, site):
     assert rival is not None
     assert rival.epoch > lease.epoch
     assert leases.acquire(stores.pg, site.site_id, "test", 60.0) is None
+
+
+def test_a_flag_that_stops_takes_the_pack_alone_out_and_not_the_policy(stores, site):
+    plain = tick(stores, site.site_id)
+    moving = {point.device_id for point in plain.decision.set_points if abs(point.power_w) > 1000}
+    first = alarm(stores, site, "contactor_fault")
+    assert first in moving
+    result = tick(stores, site.site_id)
+    assert result.decision.source == site.policies[0].name
+    point = set_point(result, first)
+    assert (point.power_w, point.reason.value, point.detail) == (0.0, "stop", "alarm: contactor_fault")
+    assert result.decision.inputs["gate"][first] == "alarm: contactor_fault"
+    assert not history(stores.pg, site.site_id, device_id=first)[0].command_type.is_start
+
+
+def test_a_tripped_protection_stops_the_pack(stores, site):
+    first = alarm(stores, site, protection={"overcurrent": True, "overvoltage": False})
+    result = tick(stores, site.site_id)
+    assert set_point(result, first).detail == "protection tripped: overcurrent"
+
+
+def test_a_warning_is_noted_and_stops_nothing(stores, site):
+    first = alarm(stores, site, "high_temp_warning")
+    result = tick(stores, site.site_id)
+    assert abs(set_point(result, first).power_w) > 1000
+    assert first not in result.decision.inputs["gate"]
+
+
+def test_an_emergency_flag_shuts_down_once_even_without_prices_and_with_old_telemetry(stores, site):
+    first = alarm(stores, site, "smoke_detected")
+    stores.pg.execute("DELETE FROM optimizer.site_series")
+    lease = leases.acquire(stores.pg, site.site_id, "test", 60.0)
+    dispatcher = SiteDispatcher(stores, site.site_id)
+    late = NOW + timedelta(seconds=9000)
+    assert dispatcher.tick(late, OPTIONS, lease).commands == 1
+    (row,) = history(stores.pg, site.site_id)
+    assert (row.device_id, row.command_type) == (first, CommandType.EMERGENCY_SHUTDOWN)
+    assert row.parameters == {"reason": "alarm: smoke_detected"}
+    assert dispatcher.tick(late, OPTIONS, lease).commands == 0, "the device is latched: nothing more to say"
+    stores.redis.delete(pending.latch_key(first))  # what a completed reset does
+    assert dispatcher.tick(late, OPTIONS, lease).commands == 1, "released while the flag stands"
+
+
+def test_an_emergency_flag_does_not_keep_the_others_from_their_plan(stores, site):
+    first = alarm(stores, site, "smoke_detected")
+    result = tick(stores, site.site_id)
+    assert result.decision.source == site.policies[0].name
+    assert set_point(result, first).power_w == 0
+    assert [row.command_type for row in history(stores.pg, site.site_id, device_id=first)] == [CommandType.EMERGENCY_SHUTDOWN]
+    assert result.commands == len(history(stores.pg, site.site_id)) > 1
