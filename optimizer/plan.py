@@ -66,6 +66,13 @@ class Plan:
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
     """JSON-ready: how uncertain inputs were treated, and what the scenarios would cost; empty when not at all."""
 
+    def detail(self, part: DevicePlan, k: int) -> str:
+        """What holds a device in slot k, and by how much a signal is missed: `soc_max 0.082 EUR/kWh; +120 W off the signal`."""
+        texts = [str(binding) for binding in part.limits[k]]
+        if self.deviation_w and (off := self.deviation_w[k]) is not None:
+            texts.append(f"{off:+.0f} W off the signal")
+        return "; ".join(texts)
+
     def as_json(self) -> dict[str, Any]:
         """Everything, rounded to what means something, for the decision's record."""
         return {

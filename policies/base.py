@@ -19,6 +19,7 @@ from core.errors import PulseBmsError
 from core.limits import PackLimits
 from core.predictions import Prediction
 from core.series import Series
+from core.signal import DispatchSignal
 from core.site import SiteConfig
 
 FloatArray = NDArray[np.float64]
@@ -63,6 +64,14 @@ class Observation:
     pv_w: Series
     ambient_c: Series
     peak_incurred_w: float = 0.0
+    """Highest import of the billing month so far."""
+    signal: DispatchSignal | None = None
+    """Net import that the site is asked for; None when nothing is."""
+    errors: Mapping[str, Series] = field(default_factory=dict)
+    """`load_w`, `pv_w`, `price_eur_per_kwh` -> past forecast errors (actual minus forecast) up to `starts_at`, without gaps;
+    a quantity without a record is absent. The price's are those of taking the day before."""
+    price_known_until: datetime | None = None
+    """Prices from here on are those of the day before; None when all are known."""
     last_plan: Mapping[str, PlannedPower] = field(default_factory=dict)
     missing_predictions: Mapping[str, str] = field(default_factory=dict)
     """Device -> why it has no usable prediction."""

@@ -1,4 +1,4 @@
-"""`pulsebms site load|list` and `pulsebms data fetch`."""
+"""`pulsebms site load|list|signal` and `pulsebms data fetch`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serving.site_loader import load_site
+from core.errors import InputError
+from serving.clock_config import clock_from_env
+from serving.dispatch.inputs import SIGNAL
+from serving.signal_file import read_signal
+from serving.site_loader import load_site, site_config
 from stores import datasets
 from stores.connections import open_stores
 from stores.postgres.devices import list_devices
+from stores.postgres.series import write_series
+from stores.postgres.series_rows import withdraw_series
 from stores.postgres.sites import list_sites
 from stores.settings import StoreSettings
 
@@ -36,6 +42,35 @@ def list_() -> None:
         for site in list_sites(stores.pg):
             table.add_row(site.site_id, site.name, site.timezone, str(len(list_devices(stores.pg, site.site_id))))
         console.print(table)
+
+
+@site_app.command("signal")
+def signal(
+    site_id: str = typer.Argument(..., help="Site id."),
+    file: Path | None = typer.Argument(None, help="CSV with the columns time,net_import_w."),
+    withdraw: bool = typer.Option(False, "--withdraw", help="Forget what the site is asked for from now on."),
+) -> None:
+    """Ask a site for a net import over time (W, export negative); MPC policies track it, `tracking_weight` says how hard.
+
+    Stamps are ISO 8601 with a UTC offset (UTC, or the site's own). All of the file is stored, or nothing. Loading again replaces
+    the same steps; steps that no file covers are not tracked.
+    """
+    if (file is None) == (not withdraw):
+        raise InputError(source="command line", field="FILE, --withdraw", value=str(file), expected="one of the two")
+    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        site, now = site_config(stores.pg, site_id), clock_from_env().now()
+        if file is None:
+            console.print(f"{withdraw_series(stores.pg, site_id, SIGNAL, now)} steps from {now.isoformat()} on withdrawn")
+            return
+        series = read_signal(file, site)
+        write_series(stores.pg, site_id, series, now)
+        console.print(
+            f"{len(series)} steps of {series.dt_s:g} s from {series.start.isoformat()} to {series.end.isoformat()}, "
+            f"{series.values.min():.0f} to {series.values.max():.0f} W"
+        )
+        beyond = (series.values > site.grid.import_limit_w) | (series.values < -site.grid.export_limit_w)
+        if beyond.any():
+            console.print(f"[yellow]{int(beyond.sum())} of them lie beyond the meter's limits and can only be approached[/]")
 
 
 @data_app.command("fetch")

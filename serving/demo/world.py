@@ -13,7 +13,7 @@ import numpy as np
 
 from core.series import Series
 from core.site import SiteConfig
-from serving.dispatch.inputs import AMBIENT, LOAD_ACTUAL, LOAD_FORECAST, PEAK, PRICE, PV_ACTUAL, PV_FORECAST
+from serving.dispatch.inputs import AMBIENT, GRID_IMPORT, LOAD_ACTUAL, LOAD_FORECAST, PRICE, PV_ACTUAL, PV_FORECAST
 from stores import datasets
 from stores.connections import Stores
 from stores.datasets import Scenario
@@ -66,14 +66,13 @@ def _renamed(series: Series, name: str) -> Series:
 
 @dataclass(slots=True)
 class Meter:
-    """The site's meter: after each interval it publishes load, PV and the month's peak import."""
+    """The site's meter: after each interval it publishes load, PV and net import."""
 
     stores: Stores
     site: SiteConfig
     scenario: Scenario
     interval_s: int
     next_start: datetime
-    peak_w: float = 0.0
 
     def publish_until(self, now: datetime) -> int:
         """Write every interval that has ended by `now`; returns how many."""
@@ -84,8 +83,7 @@ class Meter:
             load_w = float(self.scenario.load_w.window(start, 1, self.interval_s)[0])
             pv_w = float(self.scenario.pv_w.window(start, 1, self.interval_s)[0])
             packs_w = sum(mean_power(self.stores, pack.device_id, start, end) for pack in self.site.packs)
-            self.peak_w = max(self.peak_w, load_w - pv_w - packs_w)
-            for name, value in ((LOAD_ACTUAL, load_w), (PV_ACTUAL, pv_w), (PEAK, self.peak_w)):
+            for name, value in ((LOAD_ACTUAL, load_w), (PV_ACTUAL, pv_w), (GRID_IMPORT, load_w - pv_w - packs_w)):
                 series = Series(name, start, self.interval_s, np.array([value]))
                 write_series(self.stores.pg, self.site.site_id, series, end)
             self.next_start = end

@@ -19,16 +19,18 @@ from core.errors import InputError
 from core.limits import PackLimits, tightest
 from core.predictions import Prediction
 from core.series import Series
-from core.site import SiteConfig
+from core.signal import DispatchSignal, SignalStep
 from policies.base import Observation, PlannedPower
+from serving.dispatch.history import day_before_errors, forecast_errors, month_peak
 from serving.site_loader import site_config
 from stores.connections import Stores
 from stores.mongo.predictions import latest_predictions
 from stores.mongo.telemetry import latest_states
-from stores.postgres.constraints import constraint_rows
+from stores.postgres.constraints import constraint_rows, newest_constraints
 from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
-from stores.postgres.series import latest_value, read_series
+from stores.postgres.series import read_series
+from stores.postgres.series_rows import series_rows
 
 PRICE = "day_ahead_price_eur_per_kwh"
 LOAD_FORECAST = "load_forecast_w"
@@ -36,7 +38,10 @@ PV_FORECAST = "pv_forecast_w"
 LOAD_ACTUAL = "load_w"
 PV_ACTUAL = "pv_w"
 AMBIENT = "ambient_c"
-PEAK = "peak_import_w"
+GRID_IMPORT = "grid_import_w"
+"""Net import at the meter, mean over each interval, as recorded."""
+SIGNAL = "dispatch_signal_w"
+"""Net import that the site is asked for (`pulsebms site signal`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,7 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
     site = site_config(stores.pg, site_id)
     devices = tuple(list_devices(stores.pg, site_id))
     ids = [device.device_id for device in devices]
-    rows = constraint_rows(stores.pg, site_id)
+    rows, written = constraint_rows(stores.pg, site_id), newest_constraints(stores.pg, site_id)
     states = latest_states(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s))
     # A tick that runs late must not take the prediction that the twin has made for the next one.
     predictions = latest_predictions(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s - 1))
@@ -83,19 +88,40 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
                 why = str(error)
         if why is None:
             usable.append(device)
-            age_s = (starts_at - states[key].measured_at).total_seconds()
-            inputs[f"telemetry:{key}"] = {"source": "telemetry_data", "age_s": age_s}
+            inputs[f"telemetry:{key}"] = _aged("telemetry_data", states[key].measured_at, starts_at)
+            in_force = sum(row.in_force(starts_at) for row in rows.get(key, []))
+            inputs[f"limits:{key}"] = {
+                **_aged("safety_constraints", written.get(key), starts_at),
+                "rows_in_force": in_force,
+                "set_by": dict(limits[key].origins),
+            }
         else:
             left_out[key] = why
     missing = {d.device_id: why for d in usable if (why := _no_prediction(d, predictions, starts_at, fresh))}
     for device in usable:
         if device.device_id not in missing:
-            age_s = (starts_at - predictions[device.device_id].prediction_timestamp).total_seconds()
-            inputs[f"prediction:{device.device_id}"] = {"source": "digital_twin_predictions", "age_s": age_s}
+            predicted = predictions[device.device_id]
+            inputs[f"prediction:{device.device_id}"] = {
+                **_aged("digital_twin_predictions", predicted.prediction_timestamp, starts_at),
+                "model": predicted.model_type,
+            }
     series = {
         name: _known_series(stores, site_id, name, starts_at, horizon_s, inputs)
         for name in (PRICE, LOAD_FORECAST, PV_FORECAST, AMBIENT)
     }
+    price_known_until = datetime.fromisoformat(inputs[PRICE]["known_until"])
+    errors = {
+        name: series
+        for name, series in (
+            ("load_w", forecast_errors(stores, site_id, "load_w", LOAD_FORECAST, LOAD_ACTUAL, starts_at, inputs)),
+            ("pv_w", forecast_errors(stores, site_id, "pv_w", PV_FORECAST, PV_ACTUAL, starts_at, inputs)),
+            ("price_eur_per_kwh", day_before_errors(stores, site_id, PRICE, starts_at, inputs)),
+        )
+        if series is not None
+    }
+    last = last_decision(stores.pg, site_id)
+    if last is not None:
+        inputs["last_plan"] = {"source": f"decisions, by {last.source}", "age_s": (starts_at - last.starts_at).total_seconds()}
     observation = Observation(
         site=site,
         starts_at=starts_at,
@@ -109,8 +135,11 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
         load_w=series[LOAD_FORECAST],
         pv_w=series[PV_FORECAST],
         ambient_c=series[AMBIENT],
-        peak_incurred_w=_peak(stores, site, starts_at),
-        last_plan=planned_power(last_decision(stores.pg, site_id)),
+        peak_incurred_w=month_peak(stores, site, GRID_IMPORT, starts_at, inputs),
+        signal=_signal(stores, site_id, starts_at, horizon_s, inputs),
+        errors=errors,
+        price_known_until=price_known_until if price_known_until < starts_at + timedelta(seconds=horizon_s) else None,
+        last_plan=planned_power(last),
         inputs=inputs,
     )
     return Gathered(observation=observation, left_out=left_out, all_devices=devices)
@@ -188,15 +217,35 @@ def _known_series(stores: Stores, site_id: str, name: str, starts_at: datetime, 
                 expected="a day of known values to continue from",
             )
         values = np.append(values, values[len(values) - per_day])
+    newest = max(
+        (row.known_at for row in series_rows(stores.pg, site_id, name, starts_at - day, end, known_at=starts_at)), default=None
+    )
     inputs[name] = {
-        "source": "site_series",
+        **_aged("site_series", newest, starts_at),
         "known_until": known.end.isoformat(),
         "continued_by_yesterday_s": missing * known.dt_s,
     }
     return Series(name, known.start, known.dt_s, values)
 
 
-def _peak(stores: Stores, site: SiteConfig, starts_at: datetime) -> float:
-    """Highest metered import of the calendar month so far, W; 0 before the first reading."""
-    value = latest_value(stores.pg, site.site_id, PEAK, starts_at)
-    return 0.0 if value is None else max(0.0, value)
+def _signal(stores: Stores, site_id: str, starts_at: datetime, horizon_s: int, inputs: dict[str, Any]) -> DispatchSignal | None:
+    """The dispatch signal over the horizon as known now; None when nothing is asked in it."""
+    end = starts_at + timedelta(seconds=horizon_s)
+    rows = series_rows(stores.pg, site_id, SIGNAL, starts_at - timedelta(days=1), end, known_at=starts_at)
+    ahead = [row for row in rows if row.starts_at + timedelta(seconds=row.dt_s) > starts_at]
+    if not ahead:
+        return None
+    last = max(row.starts_at + timedelta(seconds=row.dt_s) for row in ahead)
+    inputs[SIGNAL] = {
+        **_aged("site_series", max(row.known_at for row in ahead), starts_at),
+        "known_until": last.isoformat(),
+        "steps": len(ahead),
+    }
+    return DispatchSignal(tuple(SignalStep(row.starts_at, row.dt_s, row.value, row.known_at) for row in ahead))
+
+
+def _aged(source: str, at: datetime | None, starts_at: datetime) -> dict[str, Any]:
+    """Source and age; an input that is newer than the interval, or of another clock, has age 0."""
+    if at is None:
+        return {"source": source, "age_s": None}
+    return {"source": source, "at": at.isoformat(), "age_s": max(0.0, (starts_at - at).total_seconds())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -47,6 +48,16 @@ def constraint_rows(conn: psycopg.Connection[Any], site_id: str) -> dict[str, li
         made = ConstraintRow(**dict(zip(_FIELDS, values, strict=True)))
         result.setdefault(made.device_id, []).append(made)
     return result
+
+
+def newest_constraints(conn: psycopg.Connection[Any], site_id: str) -> dict[str, datetime]:
+    """When the newest active row of each device was written (the database's clock), by device."""
+    rows = conn.execute(
+        "SELECT c.device_id, max(c.created_at) FROM safety_constraints c JOIN device_configurations d USING (device_id) "
+        "WHERE d.site_id = %s AND c.active GROUP BY c.device_id",
+        (site_id,),
+    )
+    return {device_id: written_at for device_id, written_at in rows if written_at is not None}
 
 
 def add_constraint(conn: psycopg.Connection[Any], row: ConstraintRow, *, by: str) -> str:
