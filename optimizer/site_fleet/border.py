@@ -1,0 +1,101 @@
+"""The border of a device's problem: highest and lowest energy of the horizon, cycle depth, terminal target.
+
+Its six inequalities are treated like those of a stage; slacks of depth and target are eliminated in closed form, and what is left
+is a 2 x 2 system in (highest, lowest) and a term on the last energy. Not here: stages (factor, forward).
+"""
+# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ANN001, ANN201
+
+from __future__ import annotations
+
+from optimizer.site_fleet.layout import (
+    B_DEPTH,
+    B_DEPTH_SLACK,
+    B_HIGHEST,
+    B_LOWEST,
+    B_TARGET_HIGH,
+    B_TARGET_LOW,
+    BORDER_INEQUALITIES,
+    DEPTH,
+    DEPTH_COST,
+    HIGHEST,
+    LOWEST,
+    TARGET,
+    TARGET_COST,
+    TARGETED,
+)  # fmt: skip
+from optimizer.site_fleet.rows import first_force, first_ratio, second_force, second_ratio
+from optimizer.structured.lanes import load, stage, store
+
+# Workspace: per inequality 1/t and dt/t, then the Hessian and gradient that the recursion leaves, and eliminations.
+(Y_HH, Y_HL, Y_LL, Y_H, Y_L, ZD_INV, ZD_GRAD, ZF_INV, ZF_SLOPE, ZF_GRAD) = range(
+    2 * BORDER_INEQUALITIES, 2 * BORDER_INEQUALITIES + 10
+)
+BORDER_WORK_ROWS = 2 * BORDER_INEQUALITIES + 10
+
+
+def _terms_with(force):
+    """Terms of the border from what `force` gives for its inequalities."""
+
+    @stage
+    def border_terms(state, work, constants, target):
+        """Terms that the border brings: last energy (Hessian, gradient); highest/lowest (hh, hl, ll, h, l)."""
+        aimed = load(constants, TARGETED)
+        at = load(constants, TARGET)
+        none = 0.0 * target
+        w_h, f_h = force(state, 0, work, 0, B_HIGHEST, -load(constants, HIGHEST), target)
+        w_l, f_l = force(state, 0, work, 0, B_LOWEST, load(constants, LOWEST), target)
+        w_d, f_d = force(state, 0, work, 0, B_DEPTH, load(constants, DEPTH), target)
+        w_z, f_z = force(state, 0, work, 0, B_DEPTH_SLACK, none, target)
+        w_1, f_1 = force(state, 0, work, 0, B_TARGET_LOW, -at, target)
+        w_2, f_2 = force(state, 0, work, 0, B_TARGET_HIGH, at, target)
+        # Depth: highest - lowest - zD <= depth, zD >= 0.
+        zd_inverse, zd_gradient = 1.0 / (w_d + w_z), load(constants, DEPTH_COST) - f_d - f_z
+        depth_weight, depth_force = w_d * w_z * zd_inverse, f_d + w_d * zd_gradient * zd_inverse
+        # Target: |e - target| <= zF.
+        zf_inverse, slope, zf_gradient = 1.0 / (w_1 + w_2), w_1 - w_2, load(constants, TARGET_COST) - f_1 - f_2
+        store(work, ZD_INV, zd_inverse)
+        store(work, ZD_GRAD, zd_gradient)
+        store(work, ZF_INV, zf_inverse)
+        store(work, ZF_SLOPE, slope)
+        store(work, ZF_GRAD, zf_gradient)
+        last = (aimed * 4.0 * w_1 * w_2 * zf_inverse, aimed * (f_2 - f_1 - slope * zf_gradient * zf_inverse))
+        return last, (w_h + depth_weight, -depth_weight, w_l + depth_weight, depth_force - f_h, f_l - depth_force)
+
+    return border_terms
+
+
+@stage
+def solve_border(work):
+    """(highest, lowest) that minimise what the recursion left."""
+    hh, hl, ll = load(work, Y_HH), load(work, Y_HL), load(work, Y_LL)
+    g_h, g_l = load(work, Y_H), load(work, Y_L)
+    ratio = hl / hh
+    low = (ratio * g_h - g_l) / (ll - ratio * hl)
+    return -(g_h / hh) - ratio * low, low
+
+
+def _walk_with(visit):
+    """Walk over the border's inequalities."""
+
+    @stage
+    def walk_border(state, work, constants, target, top, low, last_e, totals):
+        """Visit the border's inequalities with their slacks; a device without target keeps those of the target where they are."""
+        w_d = load(state, 2 * B_DEPTH + 1) * load(work, 2 * B_DEPTH)
+        z_d = (w_d * (top - low) - load(work, ZD_GRAD)) * load(work, ZD_INV)
+        aimed, at = load(constants, TARGETED), load(constants, TARGET)
+        z_f = -(load(work, ZF_GRAD) + load(work, ZF_SLOPE) * last_e) * load(work, ZF_INV)
+        totals = visit(state, 0, work, 0, B_HIGHEST, top - load(constants, HIGHEST), target, totals)
+        totals = visit(state, 0, work, 0, B_LOWEST, load(constants, LOWEST) - low, target, totals)
+        totals = visit(state, 0, work, 0, B_DEPTH, load(constants, DEPTH) - top + low + z_d, target, totals)
+        totals = visit(state, 0, work, 0, B_DEPTH_SLACK, z_d, target, totals)
+        for row, slack in ((B_TARGET_LOW, last_e - at + z_f), (B_TARGET_HIGH, at - last_e + z_f)):
+            held = load(state, 2 * row)
+            totals = visit(state, 0, work, 0, row, held + aimed * (slack - held), target, totals)
+        return totals
+
+    return walk_border
+
+
+border_first, border_second = _terms_with(first_force), _terms_with(second_force)
+walk_border_first, walk_border_second = _walk_with(first_ratio), _walk_with(second_ratio)

@@ -1,0 +1,101 @@
+"""The first slacks and multipliers of a device: no power, every limit as far as it is then, soft limits priced from the start.
+
+Of a soft limit either the limit or its slack variable is active at its cost; the other side follows from l t = mu. Not here: steps.
+"""
+# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ANN001, ANN201, ANN202
+
+from __future__ import annotations
+
+from numba import njit
+
+from optimizer.site_fleet.layout import (
+    B_DEPTH,
+    B_DEPTH_SLACK,
+    B_HIGHEST,
+    B_LOWEST,
+    B_TARGET_HIGH,
+    B_TARGET_LOW,
+    BOTTOM,
+    C_HIGH,
+    C_LOW,
+    C_TAPER,
+    D_HIGH,
+    D_LOW,
+    D_TAPER,
+    DATA_ROWS,
+    DEPTH,
+    DEPTH_COST,
+    E_COST,
+    E_HIGH,
+    FREE_E,
+    HIGHEST,
+    LOWEST,
+    MAX_C,
+    MAX_D,
+    ROOM_C,
+    ROOM_D,
+    ROOM_E_HIGH,
+    ROOM_E_LOW,
+    ROOM_T_HIGH,
+    ROOM_T_LOW,
+    ROOM_V_HIGH,
+    ROOM_V_LOW,
+    STATE_ROWS,
+    T_COST,
+    T_HIGH,
+    TARGET,
+    TARGET_COST,
+    TOP,
+    V_COST,
+    V_HIGH,
+)  # fmt: skip
+
+POWER_SLACK = 0.1
+"""Scaled power bounds start at least this far."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def start_lane(data, constants, state, border, flows, lane, mu):
+    """Set a lane's slacks, multipliers and flows at complementarity about `mu`."""
+    stages = len(flows) // 2
+    top, low = constants[HIGHEST, lane] + 1.0, constants[LOWEST, lane] - 1.0
+    for k in range(stages):
+        s, d = k * STATE_ROWS, k * DATA_ROWS
+        _set(state, s, C_LOW, lane, 1.0, mu)
+        _set(state, s, D_LOW, lane, 1.0, mu)
+        _set(state, s, C_HIGH, lane, max(data[d + MAX_C, lane], POWER_SLACK), mu)
+        _set(state, s, D_HIGH, lane, max(data[d + MAX_D, lane], POWER_SLACK), mu)
+        _set(state, s, C_TAPER, lane, max(data[d + ROOM_C, lane], 1.0), mu)
+        _set(state, s, D_TAPER, lane, max(data[d + ROOM_D, lane], 1.0), mu)
+        _set(state, s, TOP, lane, max(top - data[d + FREE_E, lane], 1.0), mu)
+        _set(state, s, BOTTOM, lane, max(data[d + FREE_E, lane] - low, 1.0), mu)
+        _soft(state, s, E_HIGH, lane, data[d + ROOM_E_HIGH, lane], data[d + ROOM_E_LOW, lane], constants[E_COST, lane], mu)
+        _soft(state, s, T_HIGH, lane, data[d + ROOM_T_HIGH, lane], data[d + ROOM_T_LOW, lane], constants[T_COST, lane], mu)
+        _soft(state, s, V_HIGH, lane, data[d + ROOM_V_HIGH, lane], data[d + ROOM_V_LOW, lane], constants[V_COST, lane], mu)
+        flows[2 * k, lane] = flows[2 * k + 1, lane] = 0.0
+    _set(border, 0, B_HIGHEST, lane, 1.0, mu)
+    _set(border, 0, B_LOWEST, lane, 1.0, mu)
+    _set(border, 0, B_DEPTH, lane, max(constants[DEPTH, lane], 1.0), mu)
+    _set(border, 0, B_DEPTH_SLACK, lane, mu / constants[DEPTH_COST, lane], mu)
+    near = mu / constants[TARGET_COST, lane]
+    far = near + 2.0 * abs(constants[TARGET, lane])
+    above = constants[TARGET, lane] > 0.0
+    _set(border, 0, B_TARGET_LOW, lane, near if above else far, mu)
+    _set(border, 0, B_TARGET_HIGH, lane, far if above else near, mu)
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _set(state, s, r, lane, t, mu):
+    state[s + 2 * r, lane] = t
+    state[s + 2 * r + 1, lane] = mu / t
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _soft(state, s, high, lane, room_high, room_low, cost, mu):
+    """Rows `high`, `high` + 1 (low) and `high` + 2 (slack) of a soft limit."""
+    z = mu / cost
+    beyond = max(-room_high, -room_low, 0.0)
+    _set(state, s, high, lane, max(room_high + beyond, 0.0) + z, mu)
+    _set(state, s, high + 1, lane, max(room_low + beyond, 0.0) + z, mu)
+    _set(state, s, high + 2, lane, beyond + z, mu)

@@ -1,0 +1,198 @@
+"""One sweep over the fleet: a Newton step of every device at the meter's price, then its predicted net power and sensitivity.
+
+Here: the compiled driver over blocks, cold starts, stragglers, two threads. Not here: the outer loop (solver), the stage
+algebra (recursion, forward, sensitivity).
+"""
+# ruff: noqa: ANN001, ANN202
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from optimizer.site_fleet.border import BORDER_WORK_ROWS
+from optimizer.site_fleet.cold import start_lane
+from optimizer.site_fleet.forward import predict, ratios_first, ratios_second, take_step
+from optimizer.site_fleet.layout import (
+    BORDER_INEQUALITIES,
+    BORDER_ROWS,
+    INEQUALITIES,
+    LANES,
+    STATE_ROWS,
+    WEIGHT,
+    Blocks,
+)  # fmt: skip
+from optimizer.site_fleet.recursion import correct, factorise
+from optimizer.site_fleet.rows import WORK_ROWS
+from optimizer.site_fleet.sensitivity import CHAIN_ROWS, add_sensitivity
+from optimizer.structured.lanes import least, load, most, store
+
+FloatArray = NDArray[np.float64]
+STEP_SHARE = 0.998
+"""Of the way to the boundary."""
+STRAGGLER = 0.02
+"""A device whose step is shorter starts anew at the present price."""
+RESTART_MU = 1.0
+RESTART_STEPS = 60
+HEALTHY = 1e12
+"""Above, or NaN, a mean complementarity says that the device's step has failed."""
+STEP, MU = 0, 1
+REPORT_ROWS = 3
+"""Per lane: step length, mean complementarity after it, Newton steps so far."""
+
+
+@dataclass(slots=True)
+class Iterate:
+    """Where the fleet stands: state, border and flows of every block, and how the last step of each device went."""
+
+    blocks: Blocks
+    state: FloatArray = field(init=False)
+    border: FloatArray = field(init=False)
+    flows: FloatArray = field(init=False)
+    """Charge and discharge, scaled: (nb, 2 (N + 1), 8)."""
+    report: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        nb, stages = self.blocks.blocks, self.blocks.steps + 1
+        self.state = np.empty((nb, stages * STATE_ROWS, LANES))
+        self.border = np.empty((nb, BORDER_ROWS, LANES))
+        self.flows = np.zeros((nb, 2 * stages, LANES))
+        self.report = np.zeros((nb, REPORT_ROWS, LANES))
+
+    def start_cold(self, mu: float) -> None:
+        """Every device as if nothing were known, at complementarity about `mu`."""
+        _start_all(self.blocks.data, self.blocks.constants, self.state, self.border, self.flows, mu)
+
+    def powers_kw(self) -> tuple[FloatArray, FloatArray]:
+        """Charge and discharge of the devices, (B, N) each."""
+        nb, n = self.blocks.blocks, self.blocks.steps
+        scaled = self.flows.reshape(nb, n + 1, 2, LANES)[:, :n] * self.blocks.weights_kw()[:, None, None, :]
+        by_device = scaled.transpose(0, 3, 2, 1).reshape(nb * LANES, 2, n)[: self.blocks.count]
+        return by_device[:, 0], by_device[:, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the fleet says to a price; net power is charge less discharge, kW, (N,)."""
+
+    net_kw: FloatArray
+    predicted_kw: FloatArray
+    """After a full step towards the next barrier parameter."""
+    sensitivity: FloatArray
+    """-d net / d price, kW per EUR/kWh, (N, N), positive semidefinite."""
+    mean_step: float
+    """Weighted by power."""
+    restarts: int
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _start_all(data, constants, state, border, flows, mu):  # type: ignore[no-untyped-def]
+    for b in range(len(data)):
+        for lane in range(LANES):
+            start_lane(data[b], constants[b], state[b], border[b], flows[b], lane, mu)
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu):  # type: ignore[no-untyped-def]
+    """One Mehrotra step of a block towards complementarity `mu`, no faster than each device can follow."""
+    stages = len(prices)
+    none = 0.0 * load(constants, WEIGHT)
+    count = 1.0 / (INEQUALITIES * stages + BORDER_INEQUALITIES)
+    factorise(data, constants, state, border, work, border_work, prices, none)
+    worst, products, change = ratios_first(data, constants, state, border, work, border_work, prices, none)
+    step = least(1.0, 1.0 / worst)
+    left = most(1.0 - step + step * step * change / products, 0.0)
+    target = most(mu, least(left * left * left, 1.0) * products * count)
+    correct(data, constants, state, border, work, border_work, prices, target)
+    worst, first, second = ratios_second(data, constants, state, border, work, border_work, prices, target)
+    step = least(1.0, STEP_SHARE / worst)
+    take_step(state, border, work, border_work, flows, step, stages)
+    store(report, STEP, step)
+    store(report, MU, (products + step * first + step * step * second) * count)
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _restart(data, constants, state, border, flows, report, slowest):  # type: ignore[no-untyped-def]
+    """Start lanes anew that failed or hardly moved; their number."""
+    found = 0
+    for lane in range(LANES):
+        healthy = abs(report[MU, lane]) < HEALTHY
+        if not healthy or report[STEP, lane] < slowest:
+            start_lane(data, constants, state, border, flows, lane, RESTART_MU)
+            report[MU, lane] = RESTART_MU
+            report[STEP, lane] = 0.0
+            found += 1
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _sweep(
+    first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, slowest, net, predicted, total
+):  # type: ignore[no-untyped-def]
+    stages = len(prices)
+    work = np.zeros((stages * WORK_ROWS, LANES))
+    chain = np.zeros((stages * CHAIN_ROWS, LANES))
+    border_work = np.zeros((BORDER_WORK_ROWS, LANES))
+    ahead = np.zeros((stages - 1, LANES))
+    restarts = 0
+    for b in range(first, last):
+        args = (data[b], constants[b], state[b], border[b], flows[b])
+        for _ in range(newton_steps):
+            _newton(*args, work, border_work, report[b], prices, mu)
+        found = _restart(*args, report[b], slowest)
+        restarts += found
+        for _ in range(RESTART_STEPS):
+            if found == 0:
+                break
+            _newton(*args, work, border_work, report[b], prices, mu)
+            _restart(*args, report[b], 0.0)
+            found = 0
+            for lane in range(LANES):
+                if not (report[b, MU, lane] < 3.0 * mu and report[b, STEP, lane] > 0.5):
+                    found += 1
+        weight = load(constants[b], WEIGHT)
+        factorise(data[b], constants[b], state[b], border[b], work, border_work, prices, next_mu + 0.0 * weight)
+        predict(data[b], constants[b], work, border_work, ahead, stages - 1)
+        add_sensitivity(data[b], constants[b], work, border_work, chain, total, weight, stages - 1)
+        for k in range(stages - 1):
+            for lane in range(LANES):
+                kw = constants[b, WEIGHT, lane]
+                predicted[k] += kw * ahead[k, lane]
+                net[k] += kw * (flows[b, 2 * k, lane] - flows[b, 2 * k + 1, lane])
+    return restarts
+
+
+def sweep(
+    iterate: Iterate, price_unit: float, price_eur_per_kwh: FloatArray, dt_h: float, mu: float, next_mu: float, *, newton_steps: int,
+    restart: bool, pool: ThreadPoolExecutor, threads: int,
+) -> Answer:  # fmt: skip
+    """Newton steps of all devices at price (N,), then their answer; `restart` starts stragglers anew."""
+    blocks = iterate.blocks
+    n = blocks.steps
+    factor = dt_h / price_unit
+    prices = np.concatenate([price_eur_per_kwh * factor, [0.0]])
+    cuts = [blocks.blocks * i // threads for i in range(threads + 1)]
+    parts = [(np.zeros(n), np.zeros(n), np.zeros((n * (n + 1) // 2, LANES))) for _ in range(threads)]
+
+    def run(i: int) -> int:
+        return int(_sweep(
+            cuts[i], cuts[i + 1], blocks.data, blocks.constants, iterate.state, iterate.border, iterate.flows, iterate.report,
+            prices, mu, next_mu, newton_steps, STRAGGLER if restart else 0.0, *parts[i],
+        ))  # fmt: skip
+
+    restarts = sum(pool.map(run, range(threads)))
+    triangle = np.zeros((n, n))
+    triangle[np.triu_indices(n)] = sum(part[2].sum(axis=1) for part in parts)
+    matrix = triangle + np.triu(triangle, 1).T
+    weights = blocks.weights_kw()
+    return Answer(
+        net_kw=np.sum([part[0] for part in parts], axis=0),
+        predicted_kw=np.sum([part[1] for part in parts], axis=0),
+        sensitivity=matrix * factor,
+        mean_step=float((iterate.report[:, STEP] * weights).sum() / weights.sum()),
+        restarts=restarts,
+    )
