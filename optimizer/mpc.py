@@ -44,8 +44,11 @@ class MpcSolver:
         if self.solver not in SOLVERS:
             raise InputError(source="MPC", field="solver", value=self.solver, expected=f"one of {sorted(SOLVERS)}")
 
-    def plan(self, problem: SiteProblem) -> Plan:
-        """Solve; raises SolverError with every failure of the chain when nothing passes the replay."""
+    def plan(self, problem: SiteProblem, first_w: FloatArray | None = None) -> Plan:
+        """Solve; raises SolverError with every failure of the chain when nothing passes the replay.
+
+        `first_w` (devices, m) fixes the net powers of the first m steps, which must be executable: what scenarios decided.
+        """
         began_s = time.perf_counter()
         failures: list[str] = []
         for name in dict.fromkeys((self.solver, "piqp")):
@@ -54,6 +57,8 @@ class MpcSolver:
                     self._qp = SiteQP(problem)
                 else:
                     self._qp.update(problem)
+                if first_w is not None:
+                    _fix_first(self._qp, first_w)
                 exclusive = enforce(self._qp, SOLVERS[name], SOLVERS[name](self._qp))
                 return self._finish(problem, self._qp, exclusive, failures, began_s)
             except SolverError as error:
@@ -163,6 +168,14 @@ class MpcSolver:
             price_source="" if solution is None else solution.solver,
             deviation_w=_deviation(problem, run.import_w - run.export_w),
         )
+
+
+def _fix_first(qp: SiteQP, first_w: FloatArray) -> None:
+    """Charge and discharge of the first steps to given net powers (devices, m); the next update frees them."""
+    for i, net_w in enumerate(first_w):
+        for name, flow_w in (("c", np.maximum(-net_w, 0.0)), ("d", np.maximum(net_w, 0.0))):
+            columns = qp.device(i, name)[: len(net_w)]
+            qp.xl[columns] = qp.xu[columns] = flow_w / 1000.0
 
 
 def _deviation(problem: SiteProblem, net_w: FloatArray) -> tuple[float | None, ...]:
