@@ -86,6 +86,7 @@ class SiteQP:
     """QP of a SiteProblem; `update` takes another problem of the same shape (steps, devices, tracking or not)."""
 
     def __init__(self, problem: SiteProblem) -> None:
+        self.problem = problem
         self.shape = shape_of(problem)
         n, devices = problem.steps, len(problem.devices)
         self._per_device = len(DEVICE_BLOCKS) * n + len(DEVICE_SCALARS)
@@ -105,6 +106,7 @@ class SiteQP:
         if shape_of(problem) != self.shape:
             raise ValueError(f"shape {shape_of(problem)} is not {self.shape}")
         self.version += 1
+        self.problem = problem
         eq, ineq = self._fill(problem)
         self._eq.refill(eq)
         self._ineq.refill(ineq)

@@ -1,10 +1,14 @@
 """Charging and discharging at once: found, forbidden exactly, solved again.
 
-A convex relaxation burns energy by doing both where import is cheap or negative. Its value is a lower bound. First the net
-direction of each such step is fixed and the QP solved again: where that costs nothing more, it is the optimum. Otherwise a
-mixed-integer problem (HiGHS, through SciPy) chooses the directions of just those steps, its quadratic terms replaced by tangents
-(outer approximation: Duran and Grossmann, Mathematical Programming 36, 1986), and the QP is solved again with them, until
-both bounds meet. Steps without a binary need none as long as the QP's answer keeps them exclusive; those that do not are added.
+A convex relaxation burns energy by doing both where import is cheap or negative. Its value is a lower bound.
+
+1. Detection. By the duals both can be optimal only where the price of net import is at or below -a (1 + eta2) / (1 - eta2), with
+   wear a per kWh and eta2 the round trip. Where the flows found overlap is where it matters.
+2. Ties. Where that price is just met overlap earns nothing: the net directions are fixed and the QP solved again.
+3. Branching. A mixed-integer problem (optimizer.directions) with the convex hull of each step (optimizer.hull) chooses the
+   directions of just those pairs and gives a better lower bound; the QP is solved again with them. It is repeated with more pairs
+   (that flow both ways now), all rows, or more tangents of quadratic terms, until both bounds meet.
+
 The meter's import and export are treated alike where export earns more than import costs, and netted elsewhere.
 Not here: the relaxation's solvers.
 """
@@ -15,24 +19,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from core.errors import SolverError
 from optimizer.assembly import SiteQP
+from optimizer.directions import choose
 from optimizer.solvers import RawSolution
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 Solve = Callable[[SiteQP], RawSolution]
 TOLERANCE_KW = 1e-3
 ROUNDS = 12
-MILP_TIME_S = 2.0
-MILP_GAP = 1e-7
 GAP = 1e-6
 """Relative distance of the bounds at which the search ends; of at least one euro."""
+TIE_EUR_PER_KWH = 1e-4
+"""A price this little below the threshold is at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,6 @@ class Exclusive:
     """Whether the relaxation was exclusive by itself."""
     gap_eur: float
     """How much better the best exclusive plan might at most be; 0 to GAP unless the search was cut off."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    directions: BoolArray
-    x: FloatArray
-    bound_eur: float
-    finished: bool
 
 
 def pairs(qp: SiteQP) -> tuple[IntArray, IntArray]:
@@ -79,37 +73,79 @@ def enforce(qp: SiteQP, solve: Solve, relaxed: RawSolution) -> Exclusive:
     if not len(conflict):
         return Exclusive(relaxed, True, 0.0)
     a, b = pairs(qp)
-    lower = qp.objective(relaxed.x)
-    chosen: dict[int, bool] = _net_directions(relaxed.x, a, b, conflict)
-    points, best, finished = [relaxed.x], None, True
+    search = _Search(qp.objective(relaxed.x))
+    if _ties(qp, relaxed, conflict):
+        search.add(qp, _solve_fixed(qp, solve, _net_directions(relaxed.x, a, b, conflict)))
+        if search.met():
+            return search.result(qp)
+    points, active, every_row = [relaxed.x], np.union1d(conflict, _by_duals(qp, relaxed)), False
     for _ in range(ROUNDS):
-        fixed = _solve_fixed(qp, solve, chosen)
-        points.append(fixed.x)
-        more = set(both(qp, fixed.x).tolist()) - set(chosen)
-        if not more and (best is None or qp.objective(fixed.x) < qp.objective(best.x)):
-            best = fixed
-        if not finished or (best is not None and _met(qp, best, lower)):
-            break
-        last = chosen
-        active = np.array(sorted({*chosen, *more}))
-        choice = _choose(qp, a[active], b[active], points)
+        choice = choose(qp, a[active], b[active], points, every_row=every_row)
         if choice is None:
             break
-        lower, finished = max(lower, choice.bound_eur), choice.finished
-        chosen = dict(zip(active.tolist(), choice.directions.tolist(), strict=True))
-        if chosen == last:  # the tangents at its own optimum are in: no other choice can be better
+        search.lower = max(search.lower, choice.bound_eur)
+        fixed = _solve_fixed(qp, solve, dict(zip(active.tolist(), choice.directions.tolist(), strict=True)))
+        points += [choice.x, fixed.x]
+        more = search.add(qp, fixed)
+        if search.met() or not choice.finished:
             break
-        points.append(choice.x)
-        if best is not None and _met(qp, best, lower):
-            break
-    if best is None:
-        best = _all_fixed(qp, solve, points[-1])
-    return Exclusive(best, False, max(0.0, qp.objective(best.x) - lower))
+        active = np.union1d(active, more)
+    if search.best is None:
+        search.add(qp, _all_fixed(qp, solve, points[-1]))
+    return search.result(qp)
 
 
-def _met(qp: SiteQP, best: RawSolution, lower: float) -> bool:
-    value = qp.objective(best.x)
-    return value - lower <= GAP * max(1.0, abs(value))
+@dataclass(slots=True)
+class _Search:
+    """Both bounds."""
+
+    lower: float
+    best: RawSolution | None = None
+    value: float = np.inf
+
+    def add(self, qp: SiteQP, found: RawSolution) -> IntArray:
+        """Take a solution as the best if it is; returns the pairs in which it flows both ways, and then it is not."""
+        overlapping = both(qp, found.x)
+        if not len(overlapping) and qp.objective(found.x) < self.value:
+            self.best, self.value = found, qp.objective(found.x)
+        return overlapping
+
+    def met(self) -> bool:
+        return self.best is not None and self.value - self.lower <= GAP * max(1.0, abs(self.value))
+
+    def result(self, qp: SiteQP) -> Exclusive:
+        if self.best is None:
+            raise SolverError("no plan without simultaneous flows was found")
+        return Exclusive(self.best, False, max(0.0, self.value - self.lower))
+
+
+def thresholds(qp: SiteQP) -> FloatArray:
+    """Price of net import (EUR/kWh) at or below which each pair of `pairs` can overlap; the meter's are 0: see _netted."""
+    found = []
+    for d in qp.problem.devices:
+        eta2 = d.eta_charge * d.eta_discharge
+        lossy = eta2 < 1.0
+        price = -d.wear_eur_per_kwh * (1 + eta2) / np.where(lossy, 1 - eta2, 1.0)
+        found.append(np.where(lossy, price, -np.inf))
+    return np.concatenate([*found, np.zeros(qp.n)])
+
+
+def _price(qp: SiteQP, relaxed: RawSolution) -> FloatArray:
+    """Price of net import at each pair."""
+    price = -relaxed.equality_duals[qp.equality_rows(None, "balance")] / qp.problem.dt_h
+    return np.tile(price, qp.shape[1] + 1)
+
+
+def _ties(qp: SiteQP, relaxed: RawSolution, conflict: IntArray) -> bool:
+    """Whether every overlap is where the price is no lower than just the threshold, so that it earns nothing."""
+    return bool((_price(qp, relaxed) > thresholds(qp) - TIE_EUR_PER_KWH)[conflict].all())
+
+
+def _by_duals(qp: SiteQP, relaxed: RawSolution) -> IntArray:
+    """Device pairs that could overlap at the relaxation's prices, whether they do or not."""
+    devices = qp.shape[1] * qp.n
+    found: IntArray = np.flatnonzero(_price(qp, relaxed)[:devices] <= thresholds(qp)[:devices] + TIE_EUR_PER_KWH)
+    return found
 
 
 def _netted(qp: SiteQP, solution: RawSolution) -> RawSolution:
@@ -146,59 +182,3 @@ def _solve_fixed(qp: SiteQP, solve: Solve, chosen: dict[int, bool]) -> RawSoluti
         return _netted(qp, solve(qp))
     finally:
         qp.xu = kept
-
-
-def _choose(qp: SiteQP, a: IntArray, b: IntArray, points: list[FloatArray]) -> _Choice | None:
-    """Directions of the mixed-integer problem with tangents at `points`; None when HiGHS has no answer in time."""
-    m, n = len(a), qp.size
-    curved = np.flatnonzero(qp.p > 0)
-    width = n + m + len(curved)  # x, binaries, one bound on each quadratic term
-    rows, upper_a, upper_b = np.arange(m), qp.xu[a], qp.xu[b]
-    # a <= upper y,  b <= upper (1 - y)
-    link = _matrix(
-        (2 * m, width),
-        (rows, a, 1.0),
-        (rows, n + rows, -upper_a),
-        (m + rows, b, 1.0),
-        (m + rows, n + rows, upper_b),
-    )
-    tangents, heights = _tangents(qp, curved, n + m, width, points)
-    body = sp.vstack([qp.a, qp.g])
-    body = sp.hstack([body, sp.csc_matrix((body.shape[0], width - n))])
-    low = np.concatenate([qp.b, qp.gl, np.full(2 * m, -np.inf), heights])
-    high = np.concatenate([qp.b, qp.gu, np.zeros(m), upper_b, np.full(len(heights), np.inf)])
-    result = milp(
-        np.concatenate([qp.q, np.zeros(m), np.ones(len(curved))]),
-        constraints=LinearConstraint(sp.vstack([body, link, tangents], format="csc"), low, high),
-        bounds=Bounds(
-            np.concatenate([qp.xl, np.zeros(width - n)]),
-            np.concatenate([qp.xu, np.ones(m), np.full(len(curved), np.inf)]),
-        ),
-        integrality=np.concatenate([np.zeros(n), np.ones(m), np.zeros(len(curved))]),
-        options={"mip_rel_gap": MILP_GAP, "time_limit": MILP_TIME_S},
-    )
-    if result.x is None:
-        return None
-    bound = result.mip_dual_bound if result.mip_dual_bound is not None else -np.inf
-    return _Choice(result.x[n : n + m] > 0.5, result.x[:n], float(bound) + qp.constant, bool(result.status == 0))
-
-
-def _tangents(
-    qp: SiteQP, curved: IntArray, offset: int, width: int, points: list[FloatArray]
-) -> tuple[sp.csc_matrix, FloatArray]:
-    """Rows theta_j - p_j y_j x_j >= -p_j y_j^2 / 2 at each point y, but where they say no more than theta_j >= 0."""
-    rows: list[tuple[IntArray, FloatArray, IntArray]] = []
-    for point in points:
-        y = point[curved]
-        told = np.flatnonzero(qp.p[curved] * y**2 > 1e-10)
-        rows.append((told, y[told], curved[told]))
-    which, y, columns = (np.concatenate([row[k] for row in rows]) for k in range(3))
-    slope, index = qp.p[columns] * y, np.arange(len(which))
-    return _matrix((len(which), width), (index, offset + which, 1.0), (index, columns, -slope)), -0.5 * slope * y
-
-
-def _matrix(shape: tuple[int, int], *entries: tuple[IntArray, IntArray, FloatArray | float]) -> sp.csc_matrix:
-    values = [np.broadcast_to(np.asarray(value, dtype=np.float64), row.shape) for row, _, value in entries]
-    row = np.concatenate([entry[0] for entry in entries])
-    column = np.concatenate([entry[1] for entry in entries])
-    return sp.csc_matrix((np.concatenate(values), (row, column)), shape=shape)

@@ -24,6 +24,8 @@ Found = tuple[FloatArray, FloatArray, FloatArray, FloatArray, int]
 OSQP_SOLVED = {"solved"}
 """`solved inaccurate`, `maximum iterations reached` and the rest are failures."""
 OSQP_RHO = (0.03, 0.1)
+PIQP_REGULARISATION = ((1e-6, 1e-4), (1e-2, 1e-2))
+"""(rho, delta) at the start. The second, tried when the first does not converge, is for linear problems with a thin interior."""
 
 
 class _Part:
@@ -94,16 +96,22 @@ class KeptPiqp:
         self._p.data[:] = np.where(loose, qp.p[columns], 0.0)
         q = np.where(loose, qp.q[columns], 1.0)
         xl, xu = np.where(loose, qp.xl[columns], 0.0), np.where(loose, qp.xu[columns], 1.0)
-        self._solver.settings.max_iter = max_iter
+        settings = self._solver.settings
+        settings.max_iter = max_iter
         if self._set_up:
             self._solver.update(self._p, q, a, b, g, gl, gu, xl, xu)
         else:
             self._solver.setup(self._p, q, a, b, g, gl, gu, xl, xu)
             self._set_up = True
-        status = self._solver.solve()
-        if status != piqp.PIQP_SOLVED:
+        iterations = 0
+        for settings.rho_init, settings.delta_init in PIQP_REGULARISATION:
+            status = self._solver.solve()
+            result = self._solver.result
+            iterations += int(result.info.iter)
+            if status == piqp.PIQP_SOLVED:
+                break
+        else:
             raise SolverError(f"PIQP: {status}")
-        result = self._solver.result
         x = fixed.copy()
         x[free] = np.array(result.x)[loose]
         y, z, w = np.array(result.y), np.zeros(len(qp.gl)), np.zeros(qp.size)
@@ -111,7 +119,7 @@ class KeptPiqp:
         w[columns] = np.array(result.z_bu) - np.array(result.z_bl)
         if not free.all():
             w[~free] = -(qp.p * x + qp.q + qp.a.T @ y + qp.g.T @ z)[~free]
-        return x, y, z, w, int(result.info.iter)
+        return x, y, z, w, iterations
 
 
 class KeptOsqp:

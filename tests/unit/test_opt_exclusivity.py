@@ -10,7 +10,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from optimizer import oracle
 from optimizer.assembly import SiteQP
-from optimizer.exclusivity import both, enforce
+from optimizer.exclusivity import both, enforce, thresholds
+from optimizer.hull import hull_rows
 from optimizer.mpc import MpcSolver
 from optimizer.solvers import SOLVERS, solve_piqp
 
@@ -129,6 +130,126 @@ def test_quadratic_costs_equal_the_best_of_all_directions(make_site, make_device
     assert not len(both(qp, exclusive.solution.x))
     assert qp.objective(exclusive.solution.x) == pytest.approx(best, rel=2e-6, abs=2e-6)
     assert MpcSolver().plan(problem).objective_eur == pytest.approx(best, rel=2e-6, abs=2e-6)
+
+
+def linear(problem):
+    """The problem without its quadratic terms, which a mixed-integer linear problem cannot hold."""
+    soft = replace(problem.soft, energy_quadratic=0.0, temperature_quadratic=0.0, voltage_quadratic=0.0)
+    plain = {"wear_quadratic": 0.0, "soc_stress_eur_per_h": 0.0, "move_weight": 0.0}
+    devices = tuple(replace(device, **plain) for device in problem.devices)
+    return replace(problem, soft=soft, devices=devices, grid=replace(problem.grid, tracking_weight=0.0))
+
+
+def full_milp(problem):
+    """The assembled problem with a binary for every step of every device and of the meter, in HiGHS; EUR."""
+    qp = SiteQP(problem)
+    assert (qp.p == 0).all()
+    first = np.concatenate([qp.device(i, "c") for i in range(len(problem.devices))] + [qp.grid("b")])
+    second = np.concatenate([qp.device(i, "d") for i in range(len(problem.devices))] + [qp.grid("s")])
+    m = len(first)
+
+    def pick(columns):
+        return sp.csr_matrix((np.ones(m), (np.arange(m), columns)), shape=(m, qp.size))
+
+    one = sp.hstack([pick(first), -sp.diags(qp.xu[first])])
+    other = sp.hstack([pick(second), sp.diags(qp.xu[second])])
+    wide = [sp.hstack([part, sp.csr_matrix((part.shape[0], m))]) for part in (qp.a, qp.g)]
+    result = milp(
+        np.r_[qp.q, np.zeros(m)],
+        constraints=LinearConstraint(
+            sp.vstack([*wide, one, other], format="csc"),
+            np.concatenate([qp.b, qp.gl, np.full(2 * m, -np.inf)]),
+            np.concatenate([qp.b, qp.gu, np.zeros(m), qp.xu[second]]),
+        ),
+        bounds=Bounds(np.r_[qp.xl, np.zeros(m)], np.r_[qp.xu, np.ones(m)]),
+        integrality=np.r_[np.zeros(qp.size), np.ones(m)],
+        options={"mip_rel_gap": 1e-8, "time_limit": 120},
+    )
+    assert result.status == 0, result.message
+    return result.fun + qp.constant
+
+
+def equals_the_full_milp(problem):
+    qp = SiteQP(problem)
+    relaxed = solve_piqp(qp)
+    exclusive = enforce(qp, solve_piqp, relaxed)
+    found, best = qp.objective(exclusive.solution.x), full_milp(problem)
+    assert not len(both(qp, exclusive.solution.x))
+    assert abs(found - best) <= 1e-6 * max(1.0, abs(best))
+    assert best - exclusive.gap_eur <= found + 1e-6 * max(1.0, abs(best))
+    return exclusive.tight
+
+
+QUICK = [4, 9, 10, 15, 28, 34]
+"""Six in which the relaxation is not tight."""
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_a_day_of_negative_prices_equals_the_full_mixed_integer_problem(make_random_site, seed):
+    assert not equals_the_full_milp(linear(make_random_site(seed, 96, 1, negative=True)))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_two_hundred_days_of_negative_prices_equal_the_full_mixed_integer_problem(make_random_site):
+    tight = [equals_the_full_milp(linear(make_random_site(seed, 96, 1, negative=True))) for seed in range(200)]
+    assert 20 < 200 - sum(tight) < 180
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_devices_equal_the_full_mixed_integer_problem(make_random_site, seed):
+    equals_the_full_milp(linear(make_random_site(seed, 24, 2, negative=True)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_hull_cuts_off_no_plan_that_is_exclusive(make_random_site, seed):
+    """The best plan in random directions, from inside and outside the limits, keeps every cut of every step."""
+    g = np.random.default_rng(seed)
+    problem = make_random_site(seed, 24, 2, negative=seed % 2 == 0)
+    if seed >= 4:
+        outside = float(problem.devices[0].capacity_wh) * (0.03 if seed % 2 else 0.98)
+        first = replace(problem.devices[0], energy_wh=outside)
+        problem = replace(problem, devices=(first, problem.devices[1]))
+    qp = SiteQP(problem)
+    for i in range(2):
+        charging = g.random(24) < 0.5
+        qp.xu[qp.device(i, "c")[~charging]] = 0.0
+        qp.xu[qp.device(i, "d")[charging]] = 0.0
+    for _ in range(4):
+        moved = SiteQP(problem)
+        moved.xu = qp.xu
+        moved.q = moved.q + np.where(moved.q != 0, g.normal(0, 0.1, qp.size), 0.0).clip(-0.9 * np.abs(moved.q), None)
+        x = solve_piqp(moved).x
+        matrix, high = hull_rows(qp, [(i, k) for i in range(2) for k in range(24)])
+        assert matrix.shape[0] > 24 * 2 * 5
+        assert (matrix @ x - high).max() < 1e-5
+
+
+def test_the_hull_cuts_off_what_flows_both_ways(make_random_site):
+    qp = SiteQP(linear(make_random_site(4, 96, 1, negative=True)))
+    x = solve_piqp(qp).x
+    steps = [(0, int(k)) for k in both(qp, x)]
+    matrix, high = hull_rows(qp, steps)
+    assert len(steps) > 0
+    assert (matrix @ x - high).max() > 0.1
+
+
+def test_overlap_is_only_where_the_dual_test_says(make_random_site):
+    """Without temperature limits, whose lower one can make heat worth having."""
+    seen = 0
+    for seed in range(20):
+        problem = linear(make_random_site(seed, 48, 1, negative=True))
+        device = replace(problem.devices[0], temperature_min_c=-np.inf)
+        qp = SiteQP(replace(problem, devices=(device,)))
+        relaxed = solve_piqp(qp)
+        price = -relaxed.equality_duals[qp.equality_rows(None, "balance")] / problem.dt_h
+        conflict = both(qp, relaxed.x)
+        conflict = conflict[conflict < 48]
+        eta2 = device.eta_charge * device.eta_discharge
+        assert (price <= -device.wear_eur_per_kwh * (1 + eta2) / (1 - eta2) + 1e-5)[conflict].all()
+        np.testing.assert_allclose(thresholds(qp)[:48], -device.wear_eur_per_kwh * (1 + eta2) / (1 - eta2), rtol=1e-12)
+        seen += len(conflict)
+    assert seen > 10
 
 
 @pytest.mark.parametrize("solver", ["piqp", "cvxpy"])
