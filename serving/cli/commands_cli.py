@@ -14,6 +14,7 @@ from core.commands import MAX_TIMEOUT_S, PARAMETERS, Command, CommandType
 from core.errors import InputError, StoreError
 from serving import emergency
 from serving.dispatch.tick import push_and_settle
+from serving.site_loader import site_config
 from stores.connections import open_redis, open_stores
 from stores.failures import STORE_FAILURES
 from stores.postgres import leases, outbox
@@ -146,6 +147,7 @@ def history(
 ) -> None:
     """What was commanded, what became of it, and why."""
     with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        site_config(stores.pg, site)
         since = datetime.now(UTC) - timedelta(hours=hours)
         table = Table("issued", "device", "command", "parameters", "outcome", "answer")
         for row in read_history(stores.pg, site, device_id=device, since=since, limit=limit):

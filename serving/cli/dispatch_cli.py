@@ -16,6 +16,7 @@ from serving.clock_config import clock_from_env
 from serving.demo.main import DemoOptions, run_demo
 from serving.device.provision import run_reference_device
 from serving.dispatch.loop import LoopOptions, run_loop
+from serving.site_loader import site_config
 from serving.twin_service import TwinOptions, run_twin
 from stores.connections import open_stores
 from stores.settings import StoreSettings
@@ -65,14 +66,16 @@ def dispatch(
 ) -> None:
     """The dispatcher loop of a site: each interval it plans, records and commands. SIGTERM ends it after the tick."""
     stop = stop_on_signals()
+    ends_at = parse_until(until)
     with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        site_config(stores.pg, site)  # an unknown site is an error now, not a tick that fails for ever
         ticks = run_loop(
             stores,
             clock_from_env(),
             LoopOptions(
                 site_id=site,
                 validity_grace_s=validity_grace_s,
-                ends_at=parse_until(until),
+                ends_at=ends_at,
                 dry_run=dry_run,
                 telemetry_max_age_s=telemetry_max_age_s,
             ),
@@ -89,32 +92,37 @@ def device_run(
     """Run the reference device: a simulated pack that takes, executes and acknowledges commands and sends telemetry."""
     stop = stop_on_signals()
     settings = StoreSettings.from_env()
+    ends_at = parse_until(until)
     with open_stores(settings, migrate=True) as stores:
-        run_reference_device(stores, device, clock_from_env(), settings.data_dir, stop=stop, ends_at=parse_until(until))
+        run_reference_device(stores, device, clock_from_env(), settings.data_dir, stop=stop, ends_at=ends_at)
 
 
 @twin_app.command("run")
 def twin_run(
     site: str = typer.Option(..., "--site", help="Site id."),
-    interval_s: int = typer.Option(900, "--interval", help="Plant seconds between two rounds."),
-    horizon_hours: int = typer.Option(26, "--horizon", help="Hours predicted; keep it above the MPC's horizon."),
+    interval_s: int = typer.Option(900, "--interval", min=1, help="Plant seconds between two rounds."),
+    horizon_hours: int = typer.Option(
+        26, "--horizon", min=1, max=24 * 14, help="Hours predicted; keep it above the MPC's horizon."
+    ),
     until: str | None = typer.Option(None, "--until", help="Plant time after which no round begins (ISO)."),
 ) -> None:
     """Predict every pack of a site from its latest telemetry under the last plan, round after round."""
     stop = stop_on_signals()
+    ends_at = parse_until(until)
     with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        site_config(stores.pg, site)
         run_twin(
             stores,
             clock_from_env(),
             TwinOptions(site_id=site, interval_s=interval_s, horizon_hours=horizon_hours),
             stop,
-            ends_at=parse_until(until),
+            ends_at=ends_at,
         )
 
 
 def demo(
-    days: float = typer.Option(2.0, "--days", help="Simulated days."),
-    speed: float = typer.Option(1500.0, "--speed", help="Plant seconds per wall second."),
+    days: float = typer.Option(2.0, "--days", min=1 / 96, max=28.0, help="Simulated days."),
+    speed: float = typer.Option(1500.0, "--speed", min=1.0, max=20_000.0, help="Plant seconds per wall second."),
     site_file: Path = typer.Option(Path("configs/sites/demo.yaml"), "--site-file", help="Site to run."),
     out: Path = typer.Option(Path("demo.png"), "--plot", help="Where the picture goes."),
 ) -> None:
