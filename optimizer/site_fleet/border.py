@@ -28,10 +28,13 @@ from optimizer.site_fleet.rows import first_force, first_ratio, second_force, se
 from optimizer.structured.lanes import load, stage, store
 
 # Workspace: per inequality 1/t and dt/t, then the Hessian and gradient that the recursion leaves, and eliminations.
-(Y_HH, Y_HL, Y_LL, Y_H, Y_L, ZD_INV, ZD_GRAD, ZF_INV, ZF_SLOPE, ZF_GRAD) = range(
-    2 * BORDER_INEQUALITIES, 2 * BORDER_INEQUALITIES + 10
+(Y_HH, Y_HL, Y_LL, Y_H, Y_L, ZD_INV, ZD_GRAD, ZF_INV, ZF_SLOPE, ZF_GRAD, MISS_CURVE, MISS_GRAD, AIM_CURVE, AIM_SHIFT) = range(
+    2 * BORDER_INEQUALITIES, 2 * BORDER_INEQUALITIES + 14
 )
-BORDER_WORK_ROWS = 2 * BORDER_INEQUALITIES + 10
+BORDER_WORK_ROWS = 2 * BORDER_INEQUALITIES + 14
+AIM_COMPLIANCE = 1e-6
+"""The target is met up to this times the change of its multiplier in a step: nothing is lost at the end, and the last energy's
+Hessian stays below its inverse, which the recursion's accuracy needs."""
 
 
 def _terms_with(force):
@@ -47,19 +50,27 @@ def _terms_with(force):
         w_l, f_l = force(state, 0, work, 0, B_LOWEST, load(constants, LOWEST), target)
         w_d, f_d = force(state, 0, work, 0, B_DEPTH, load(constants, DEPTH), target)
         w_z, f_z = force(state, 0, work, 0, B_DEPTH_SLACK, none, target)
-        w_1, f_1 = force(state, 0, work, 0, B_TARGET_LOW, -at, target)
-        w_2, f_2 = force(state, 0, work, 0, B_TARGET_HIGH, at, target)
+        w_1, f_1 = force(state, 0, work, 0, B_TARGET_LOW, none, target)
+        w_2, f_2 = force(state, 0, work, 0, B_TARGET_HIGH, none, target)
         # Depth: highest - lowest - zD <= depth, zD >= 0.
         zd_inverse, zd_gradient = 1.0 / (w_d + w_z), load(constants, DEPTH_COST) - f_d - f_z
         depth_weight, depth_force = w_d * w_z * zd_inverse, f_d + w_d * zd_gradient * zd_inverse
-        # Target: |e - target| <= zF.
+        # Target: e = target + miss, |miss| <= zF, the equality with a proximal term on its multiplier.
         zf_inverse, slope, zf_gradient = 1.0 / (w_1 + w_2), w_1 - w_2, load(constants, TARGET_COST) - f_1 - f_2
         store(work, ZD_INV, zd_inverse)
         store(work, ZD_GRAD, zd_gradient)
         store(work, ZF_INV, zf_inverse)
         store(work, ZF_SLOPE, slope)
         store(work, ZF_GRAD, zf_gradient)
-        last = (aimed * 4.0 * w_1 * w_2 * zf_inverse, aimed * (f_2 - f_1 - slope * zf_gradient * zf_inverse))
+        curve, gradient = 4.0 * w_1 * w_2 * zf_inverse, f_2 - f_1 - slope * zf_gradient * zf_inverse
+        price = load(state, 2 * B_TARGET_HIGH + 1) - load(state, 2 * B_TARGET_LOW + 1)
+        shift = gradient / curve - at + AIM_COMPLIANCE * price
+        aim = curve / (1.0 + AIM_COMPLIANCE * curve)
+        store(work, MISS_CURVE, curve)
+        store(work, MISS_GRAD, gradient)
+        store(work, AIM_CURVE, aim)
+        store(work, AIM_SHIFT, shift)
+        last = (aimed * aim, aimed * aim * shift)
         return last, (w_h + depth_weight, -depth_weight, w_l + depth_weight, depth_force - f_h, f_l - depth_force)
 
     return border_terms
@@ -83,13 +94,15 @@ def _walk_with(visit):
         """Visit the border's inequalities with their slacks; a device without target keeps those of the target where they are."""
         w_d = load(state, 2 * B_DEPTH + 1) * load(work, 2 * B_DEPTH)
         z_d = (w_d * (top - low) - load(work, ZD_GRAD)) * load(work, ZD_INV)
-        aimed, at = load(constants, TARGETED), load(constants, TARGET)
-        z_f = -(load(work, ZF_GRAD) + load(work, ZF_SLOPE) * last_e) * load(work, ZF_INV)
+        aimed = load(constants, TARGETED)
+        price = load(work, AIM_CURVE) * (last_e + load(work, AIM_SHIFT))
+        miss = (price - load(work, MISS_GRAD)) / load(work, MISS_CURVE)
+        z_f = -(load(work, ZF_GRAD) + load(work, ZF_SLOPE) * miss) * load(work, ZF_INV)
         totals = visit(state, 0, work, 0, B_HIGHEST, top - load(constants, HIGHEST), target, totals)
         totals = visit(state, 0, work, 0, B_LOWEST, load(constants, LOWEST) - low, target, totals)
         totals = visit(state, 0, work, 0, B_DEPTH, load(constants, DEPTH) - top + low + z_d, target, totals)
         totals = visit(state, 0, work, 0, B_DEPTH_SLACK, z_d, target, totals)
-        for row, slack in ((B_TARGET_LOW, last_e - at + z_f), (B_TARGET_HIGH, at - last_e + z_f)):
+        for row, slack in ((B_TARGET_LOW, z_f + miss), (B_TARGET_HIGH, z_f - miss)):
             held = load(state, 2 * row)
             totals = visit(state, 0, work, 0, row, held + aimed * (slack - held), target, totals)
         return totals

@@ -56,10 +56,11 @@ WORK_ROWS = 2 * INEQUALITIES + 24
 
 @stage
 def first_force(state, s, work, w, r, rhs, target):
-    """(l / t, gradient constant) of row r, towards l t = target without second-order term; keeps 1/t."""
+    """(l / t, gradient constant) of row r, towards l t = target without second-order term; keeps 1/t and no affine ratio."""
     l = load(state, s + 2 * r + 1)
     inverse_t = 1.0 / load(state, s + 2 * r)
     store(work, w + 2 * r, inverse_t)
+    store(work, w + 2 * r + 1, 0.0)
     weight = l * inverse_t
     return weight, l - weight * rhs + target * inverse_t
 

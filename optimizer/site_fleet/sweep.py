@@ -97,17 +97,23 @@ def _start_all(data, constants, state, border, flows, mu):  # type: ignore[no-un
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
-def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu):  # type: ignore[no-untyped-def]
-    """One Mehrotra step of a block towards complementarity `mu`, no faster than each device can follow."""
+def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu, plain):  # type: ignore[no-untyped-def]
+    """One step of a block towards complementarity `mu`: Mehrotra's, no faster than each device can follow, or Newton's if `plain`.
+
+    Mehrotra's second-order term has no fixed point at mu > 0, so that the last steps are Newton's.
+    """
     stages = len(prices)
     none = 0.0 * load(constants, WEIGHT)
     count = 1.0 / (INEQUALITIES * stages + BORDER_INEQUALITIES)
-    factorise(data, constants, state, border, work, border_work, prices, none)
-    worst, products, change = ratios_first(data, constants, state, border, work, border_work, prices, none)
-    step = least(1.0, 1.0 / worst)
-    left = most(1.0 - step + step * step * change / products, 0.0)
-    target = most(mu, least(left * left * left, 1.0) * products * count)
-    correct(data, constants, state, border, work, border_work, prices, target)
+    target = mu + none
+    factorise(data, constants, state, border, work, border_work, prices, target if plain else none)
+    products = load(report, MU) / count
+    if not plain:
+        worst, products, change = ratios_first(data, constants, state, border, work, border_work, prices, none)
+        step = least(1.0, 1.0 / worst)
+        left = most(1.0 - step + step * step * change / products, 0.0)
+        target = most(mu, least(left * left * left, 1.0) * products * count)
+        correct(data, constants, state, border, work, border_work, prices, target)
     worst, first, second = ratios_second(data, constants, state, border, work, border_work, prices, target)
     step = least(1.0, STEP_SHARE / worst)
     take_step(state, border, work, border_work, flows, step, stages)
@@ -131,7 +137,7 @@ def _restart(data, constants, state, border, flows, report, slowest):  # type: i
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _sweep(
-    first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, slowest, net, predicted, total
+    first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, plain, slowest, net, predicted, total
 ):  # type: ignore[no-untyped-def]
     stages = len(prices)
     work = np.zeros((stages * WORK_ROWS, LANES))
@@ -142,13 +148,13 @@ def _sweep(
     for b in range(first, last):
         args = (data[b], constants[b], state[b], border[b], flows[b])
         for _ in range(newton_steps):
-            _newton(*args, work, border_work, report[b], prices, mu)
+            _newton(*args, work, border_work, report[b], prices, mu, plain)
         found = _restart(*args, report[b], slowest)
         restarts += found
         for _ in range(RESTART_STEPS):
             if found == 0:
                 break
-            _newton(*args, work, border_work, report[b], prices, mu)
+            _newton(*args, work, border_work, report[b], prices, mu, False)
             _restart(*args, report[b], 0.0)
             found = 0
             for lane in range(LANES):
@@ -168,9 +174,9 @@ def _sweep(
 
 def sweep(
     iterate: Iterate, price_unit: float, price_eur_per_kwh: FloatArray, dt_h: float, mu: float, next_mu: float, *, newton_steps: int,
-    restart: bool, pool: ThreadPoolExecutor, threads: int,
+    plain: bool, restart: bool, pool: ThreadPoolExecutor, threads: int,
 ) -> Answer:  # fmt: skip
-    """Newton steps of all devices at price (N,), then their answer; `restart` starts stragglers anew."""
+    """Newton steps of all devices at price (N,), then their answer; `plain` leaves out Mehrotra's term, `restart` starts stragglers anew."""
     blocks = iterate.blocks
     n = blocks.steps
     factor = dt_h / price_unit
@@ -181,7 +187,7 @@ def sweep(
     def run(i: int) -> int:
         return int(_sweep(
             cuts[i], cuts[i + 1], blocks.data, blocks.constants, iterate.state, iterate.border, iterate.flows, iterate.report,
-            prices, mu, next_mu, newton_steps, STRAGGLER if restart else 0.0, *parts[i],
+            prices, mu, next_mu, newton_steps, plain, STRAGGLER if restart else 0.0, *parts[i],
         ))  # fmt: skip
 
     restarts = sum(pool.map(run, range(threads)))

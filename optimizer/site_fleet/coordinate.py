@@ -1,0 +1,124 @@
+"""The outer loop: meter and fleet meet at a price, one Newton step of every device per sweep.
+
+Here: the schedule of the barrier parameter, stragglers, when to stop. Not here: what a sweep computes (sweep), the meter (master),
+starting points that outlive a solve (warm).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import SolverError
+from optimizer.site_fleet.layout import PRICE_UNIT
+from optimizer.site_fleet.master import Meter
+from optimizer.site_fleet.sweep import Iterate, sweep
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Schedule of the outer loop; powers are shares of the fleet's power."""
+
+    first_mu: float = 0.1
+    warm_mu: float = 1e-3
+    last_mu: float = 5e-7
+    shrink: float = 0.3
+    follow: float = 0.6
+    """The barrier parameter shrinks where the devices' mean step, weighted by power, exceeds this."""
+    restart_below_mu: float = 1e-3
+    net_tolerance: float = 1e-5
+    """Largest |fleet's net power - the meter's|."""
+    prediction_tolerance: float = 1e-4
+    first_steps: int = 3
+    last_steps: int = 3
+    max_sweeps: int = 40
+    threads: int = 2
+    deadline_s: float = np.inf
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Where the outer loop ended."""
+
+    price_eur_per_kwh: FloatArray
+    fleet_kw: FloatArray
+    curtail_kw: FloatArray
+    converged: bool
+    sweeps: int
+    mu: float
+    residual: float
+    slack: bool
+    restarts: int = 0
+    sweep_s: float = 0.0
+    meter_s: float = 0.0
+    trace: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """Per sweep: mu, residual, prediction error, mean step."""
+
+
+def coordinate(
+    iterate: Iterate,
+    meter: Meter,
+    price: FloatArray,
+    settings: Settings,
+    pool: ThreadPoolExecutor,
+    *,
+    mu: float,
+    steps: int,
+    watch: Callable[[Outcome], None] | None = None,
+) -> Outcome:
+    """Run sweeps from `price` (N,) and barrier parameter `mu` until fleet and meter agree, or the sweeps or the time are spent.
+
+    Raises SolverError when the meter's QP has no answer or a number is not finite.
+    """
+    began_s = time.perf_counter()
+    unit_kw = float(iterate.blocks.weights_kw().sum())
+    next_mu = max(mu * settings.shrink, settings.last_mu)
+
+    def run(at: FloatArray, *, newton_steps: int, plain: bool, restart: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        start_s = time.perf_counter()
+        answer = sweep(
+            iterate, PRICE_UNIT, at, meter.dt_h, mu, next_mu, newton_steps=newton_steps, plain=plain, restart=restart, pool=pool,
+            threads=settings.threads,
+        )  # fmt: skip
+        outcome.sweep_s += time.perf_counter() - start_s
+        outcome.sweeps += 1
+        outcome.restarts += answer.restarts
+        if not (np.isfinite(answer.predicted_kw).all() and np.isfinite(answer.sensitivity).all()):
+            raise SolverError("site: a device's answer is not finite")
+        return answer
+
+    outcome = Outcome(price, np.zeros(meter.steps), np.zeros(meter.steps), False, 0, mu, np.inf, False)
+    answer = run(price, newton_steps=steps, plain=False, restart=False)
+    mu = next_mu
+    while outcome.sweeps < settings.max_sweeps and time.perf_counter() - began_s < settings.deadline_s:
+        start_s = time.perf_counter()
+        met = meter.respond(outcome.price_eur_per_kwh, answer.predicted_kw, answer.sensitivity, unit_kw)
+        outcome.meter_s += time.perf_counter() - start_s
+        next_mu = max(mu * settings.shrink, settings.last_mu)
+        last = mu <= settings.last_mu
+        answer = run(
+            met.price_eur_per_kwh,
+            newton_steps=settings.last_steps if last else 1,
+            plain=last,
+            restart=mu < settings.restart_below_mu,
+        )
+        outcome.price_eur_per_kwh, outcome.fleet_kw, outcome.curtail_kw = met.price_eur_per_kwh, answer.net_kw, met.curtail_kw
+        outcome.mu, outcome.slack = mu, met.slack
+        outcome.residual = float(np.abs(answer.net_kw - met.fleet_kw).max()) / unit_kw
+        prediction = float(np.abs(answer.predicted_kw - answer.net_kw).max()) / unit_kw
+        outcome.trace.append((mu, outcome.residual, prediction, answer.mean_step))
+        if watch is not None:
+            watch(outcome)
+        if last and outcome.residual < settings.net_tolerance and prediction < settings.prediction_tolerance:
+            outcome.converged = True
+            break
+        if answer.mean_step > settings.follow:
+            mu = next_mu
+    return outcome
