@@ -3,12 +3,15 @@
 import contextlib
 import importlib.util
 import socket
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from stores.connections import connect_redis
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `processes`, the helpers that these tests share
 
 _PATH = Path(__file__).parents[1] / "integration" / "conftest.py"
 _SPEC = importlib.util.spec_from_file_location("integration_fixtures", _PATH)
