@@ -91,8 +91,14 @@ def _hour_gain(centred: FloatArray, hour: int, dt_s: float, phi: float) -> float
     days = pairs / len(leads) * dt_s / DAY_S
     share = days / (days + DAYS_TO_POOL)
     mixed = float(np.clip((1 - share) * modelled + share * products / power, 0.0, 1.0))
-    variance = (1 + phi**2) / max(1 - phi**2, 1e-3) / max(1.0, pairs / len(leads))
-    return _shrunk(mixed, variance)
+    return _shrunk(mixed, _bartlett(phi, float(np.mean(leads))) / max(1.0, pairs / len(leads)))
+
+
+def _bartlett(phi: float, lead: float) -> float:
+    """Variance, times the number of pairs, of the autocorrelation of an AR(1) at a lead; 1 - phi^2 at lead 1."""
+    p = min(phi, 0.9999) ** 2
+    left = p**lead
+    return float(max(0.0, (1 + p) * (1 - left) / (1 - p) - 2 * lead * left))
 
 
 def _shrunk(value: float, variance: float) -> float:

@@ -225,6 +225,8 @@ class _Stacked:
         moved = (self.g @ fixed)[rows]
         solver = piqp.SparseSolver()
         solver.settings.eps_abs, solver.settings.eps_rel, solver.settings.max_iter = 1e-8, 1e-9, MAX_ITER
+        # Below these the long rows of the bills cost the factorisation its last digits, and it stalls short of the tolerance.
+        solver.settings.reg_lower_limit, solver.settings.reg_finetune_lower_limit = 1e-8, 1e-10
         solver.setup(
             sp.diags(self.p[free], format="csc"),
             self.q[free],

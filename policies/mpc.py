@@ -7,9 +7,11 @@ Decision. Not here: matrices and solvers (optimizer).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as PydanticError
 
@@ -18,9 +20,14 @@ from core.errors import InputError, SolverError, nearest
 from core.policy_record import PolicyRecord
 from optimizer.linearise import Economics, device_data, wear_cost
 from optimizer.mpc import MpcSolver
+from optimizer.paths import TooShortError
 from optimizer.plan import Plan
-from optimizer.problem import GridData, SiteProblem
+from optimizer.problem import GridData, SiteProblem, SoftCosts
+from optimizer.scenarios import ScenarioSolver, commit
 from policies.base import Observation, PolicyUnableError
+from policies.uncertainty import Outlook
+
+FloatArray = NDArray[np.float64]
 
 
 class MpcConfig(BaseModel):
@@ -42,6 +49,16 @@ class MpcConfig(BaseModel):
     """EUR per kW^2 and hour of deviation from the site's dispatch signal: its priority against cost. Cost makes the plan leave
     the signal by D kW where that gains 2 * tracking_weight * D EUR/kWh: 1 follows it to within a tenth of a kW at usual prices,
     0.001 lets a spread of 0.1 EUR/kWh move it by 50 kW, 0 ignores it. Steps without a signal are never tracked."""
+    correct_forecasts: bool = True
+    """Load and PV forecasts are corrected by their own latest errors (optimizer.forecast)."""
+    uncertainty: Literal["deterministic", "scenarios"] = "deterministic"
+    """`scenarios`: the next step is the best one for several futures, drawn from past forecast errors (optimizer.scenarios)."""
+    scenario_count: int = Field(default=8, ge=2, le=50)
+    """At most; there are no more than past days on record."""
+    cvar_weight: float = Field(default=0.0, ge=0.0, le=0.95)
+    """0: the mean cost counts; towards 1 that of the dearest futures does."""
+    cvar_level: float = Field(default=0.8, ge=0.0, le=0.99)
+    """The dearest 1 - cvar_level of the futures are the tail."""
     curtail_pv: bool = True
     """PV may be curtailed where export costs money, if the site's PV can be."""
 
@@ -79,6 +96,7 @@ class MpcPolicy:
         self.record = record
         self.config = parse_config(record)
         self._solver = MpcSolver(solver=self.config.solver)
+        self._scenarios = ScenarioSolver(cvar_weight=self.config.cvar_weight, cvar_level=self.config.cvar_level)
 
     @property
     def name(self) -> str:
@@ -87,16 +105,54 @@ class MpcPolicy:
 
     def plan(self, observation: Observation) -> Plan:
         """The plan over the horizon; raises PolicyUnableError with the reason when there can be none."""
-        problem = self.problem(observation)
+        outlook = self._outlook(observation)
+        problem = self._problem(observation, outlook)
+        uncertainty: dict[str, Any] = {"mode": "deterministic", "corrected": outlook.notes}
+        first_w, why_not = None, ""
         try:
-            return self._solver.plan(problem)
+            if self.config.uncertainty == "scenarios":
+                try:
+                    first_w = self._first_step(problem, outlook, uncertainty)
+                except TooShortError as error:
+                    why_not = f"deterministic: {error}"
+                except SolverError as error:
+                    why_not = f"deterministic: no plan on scenarios: {error}"
+            plan = self._solver.plan(problem, first_w)
         except SolverError as error:
             raise PolicyUnableError(f"no solver found an executable plan: {error}") from error
+        if why_not:
+            plan = replace(plan, status=why_not if plan.status == "optimal" else f"{plan.status}; {why_not}")
+        return replace(plan, uncertainty=uncertainty)
+
+    def _first_step(self, problem: SiteProblem, outlook: Outlook, uncertainty: dict[str, Any]) -> FloatArray:
+        """What the scenarios decide for the next step, W (devices, 1); the forecast itself must be able to execute it too."""
+        cases, drawn = outlook.scenarios(problem, self.config.scenario_count)
+        found = self._scenarios.solve(cases)
+        alone = np.hstack([found.first_w, np.zeros((len(problem.devices), problem.steps - 1))])
+        first_w = commit([problem, *cases], [alone] * (len(cases) + 1), [np.zeros(problem.steps)] * (len(cases) + 1), 1)
+        uncertainty |= {
+            "mode": "scenarios",
+            "count": len(cases),
+            "cvar_weight": self.config.cvar_weight,
+            "cvar_level": self.config.cvar_level,
+            "expected_eur": round(found.expected_eur, 4),
+            "tail_eur": round(found.tail_eur, 4),
+            "bills_eur": np.round(found.bills_eur, 4).tolist(),
+            **drawn,
+        }
+        return first_w
+
+    def _outlook(self, observation: Observation) -> Outlook:
+        dt_s = float(self.record.update_interval_seconds or 0)  # parse_config has refused a row without
+        steps = round((self.record.horizon_hours or 0) * 3600 / dt_s)
+        return Outlook(observation, steps, dt_s, self.config.correct_forecasts)
 
     def problem(self, observation: Observation) -> SiteProblem:
         """SiteProblem of the observation; raises PolicyUnableError naming the input that is missing or wrong."""
-        dt_s = float(self.record.update_interval_seconds or 0)  # parse_config has refused a row without
-        steps = round((self.record.horizon_hours or 0) * 3600 / dt_s)
+        return self._problem(observation, self._outlook(observation))
+
+    def _problem(self, observation: Observation, outlook: Outlook) -> SiteProblem:
+        steps, dt_s = outlook.steps, outlook.dt_s
         if observation.missing_predictions:
             first, why = next(iter(observation.missing_predictions.items()))
             raise PolicyUnableError(f"prediction of {first}: {why}")
@@ -113,8 +169,8 @@ class MpcPolicy:
             grid = GridData(
                 buy_eur_per_kwh=buy,
                 sell_eur_per_kwh=sell,
-                load_w=observation.load_w.window(start, steps, dt_s),
-                pv_w=observation.pv_w.window(start, steps, dt_s),
+                load_w=outlook.series("load_w", observation.load_w.window(start, steps, dt_s)),
+                pv_w=outlook.series("pv_w", observation.pv_w.window(start, steps, dt_s)),
                 import_limit_w=np.full(steps, site.grid.import_limit_w * keep),
                 export_limit_w=np.full(steps, site.grid.export_limit_w * keep),
                 peak_price_eur_per_kw=site.grid.peak_price_eur_per_kw,
@@ -155,13 +211,24 @@ class MpcPolicy:
                         reference_w=None if last is None else last.window(start, steps, dt_s),
                     )
                 )
-            return SiteProblem(dt_s=dt_s, grid=grid, devices=tuple(devices))
+            return SiteProblem(dt_s=dt_s, grid=grid, devices=tuple(devices), soft=_soft_costs(grid, dt_s))
         except InputError as error:
             raise PolicyUnableError(str(error)) from error
 
     def decide(self, observation: Observation) -> Decision:
         """See Policy.decide: the first step of the plan, the whole plan kept with it."""
         return decision_of(self.record, observation, self.plan(observation))
+
+
+def _soft_costs(grid: GridData, dt_s: float) -> SoftCosts:
+    """Penalties above what a broken energy limit could earn: a kWh lowers the peak by 3600 / dt_s kW for one step."""
+    worth = grid.peak_price_eur_per_kw * 3600.0 / dt_s + float(np.abs(grid.buy_eur_per_kwh).max(initial=0.0))
+    default = SoftCosts()
+    return replace(
+        default,
+        energy_eur_per_kwh=max(default.energy_eur_per_kwh, 1.5 * worth),
+        grid_eur_per_kw=max(default.grid_eur_per_kw, 2.0 * grid.peak_price_eur_per_kw),
+    )
 
 
 def decision_of(record: PolicyRecord, observation: Observation, plan: Plan) -> Decision:

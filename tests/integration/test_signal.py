@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from core.decisions import Reason
@@ -65,7 +66,8 @@ def cli(stores, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", stores.settings.database_url)
     monkeypatch.setenv("MONGODB_URI", stores.settings.mongodb_uri)
     monkeypatch.setenv("REDIS_URL", stores.settings.redis_url)
-    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+    yield lambda *arguments: CliRunner().invoke(app, list(arguments))
+    structlog.reset_defaults()  # the command set up logging on a stream that is closed now
 
 
 def observe(stores, site):
