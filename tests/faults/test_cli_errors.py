@@ -1,10 +1,16 @@
 """What a person sees who mistypes: one screen, no traceback, exit code 2, and the name of what is wrong."""
 
+import signal
+import sys
 import threading
 from pathlib import Path
 
 import processes
 import pytest
+import structlog
+
+from serving.cli import main
+from serving.site_loader import load_site
 
 pytestmark = pytest.mark.timeout(120)
 SITE_FILE = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
@@ -20,44 +26,58 @@ def environment(stores, tmp_path):
     }
 
 
-def refused(environment, *arguments):
-    done = processes.run(list(arguments), environment)
-    text = done.stdout + done.stderr
-    assert done.returncode == 2, text
-    assert "Traceback" not in text
-    assert len(text.splitlines()) < 25
-    return text
+@pytest.fixture
+def refused(environment, monkeypatch, capfd):
+    """Run the entry point in this process (a start costs two seconds of imports) and return what it shows."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pulsebms", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        assert ended.value.code == 2, out + err
+        assert "Traceback" not in out + err
+        assert len((out + err).splitlines()) < 25
+        return out + err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    structlog.reset_defaults()
 
 
-def test_site_and_device_that_are_not_there(environment, tmp_path):
+def test_site_and_device_that_are_not_there(refused, tmp_path):
     for arguments in (("plan", "--site"), ("dispatch", "--site"), ("twin", "run", "--site"), ("history", "--site")):
-        assert "'nowhere'" in refused(environment, *arguments, "nowhere")
-    assert "'nobody'" in refused(environment, "device", "run", "nobody")
-    assert "'nobody'" in refused(environment, "command", "send", "nobody", "request_status")
+        assert "'nowhere'" in refused(*arguments, "nowhere")
+    assert "'nobody'" in refused("device", "run", "nobody")
+    assert "'nobody'" in refused("command", "send", "nobody", "request_status")
     absent = str(tmp_path / "absent.yaml")
-    assert absent in refused(environment, "site", "load", absent)
+    assert absent in refused("site", "load", absent)
 
 
-def test_a_misspelt_key_is_named_with_its_line_and_the_right_one_and_nothing_is_written(environment, stores, tmp_path):
+def test_a_misspelt_key_is_named_with_its_line_and_the_right_one_and_nothing_is_written(refused, stores, tmp_path):
     text = SITE_FILE.read_text().replace("export_limit_w:", "export_limitt_w:")
     (tmp_path / "site.yaml").write_text(text)
     line = next(k for k, found in enumerate(text.splitlines(), 1) if "export_limitt_w" in found)
-    shown = refused(environment, "site", "load", str(tmp_path / "site.yaml"))
+    shown = refused("site", "load", str(tmp_path / "site.yaml"))
     assert f"site.yaml:{line}: grid.export_limitt_w" in shown
     assert "did you mean 'export_limit_w'" in shown
     assert stores.pg.execute("SELECT count(*) FROM device_configurations").fetchone() == (0,)
 
 
-def test_a_site_without_prices_or_with_wrong_arguments(environment, stores):
-    assert processes.run(["site", "load", str(SITE_FILE)], environment).returncode == 0
-    assert "day_ahead_price" in refused(environment, "plan", "--site", "demo")
+def test_a_site_without_prices_or_with_wrong_arguments(refused, stores):
+    load_site(stores.pg, SITE_FILE)
+    assert "day_ahead_price" in refused("plan", "--site", "demo")
     send = ("command", "send", "pack-lfp", "start_charge")
-    assert "target_pwr" in refused(environment, *send, "--set", "target_pwr=3")
-    assert "'abc'" in refused(environment, *send, "--set", "target_power=abc")
-    assert "name=value" in refused(environment, *send, "--set", "target_power")
-    assert "target_power" in refused(environment, *send)
-    assert "--until" in refused(environment, "dispatch", "--site", "demo", "--until", "soon")
-    assert "--days" in refused(environment, "demo", "--days", "-1")
+    assert "target_pwr" in refused(*send, "--set", "target_pwr=3")
+    assert "'abc'" in refused(*send, "--set", "target_power=abc")
+    assert "name=value" in refused(*send, "--set", "target_power")
+    assert "target_power" in refused(*send)
+    assert "--until" in refused("dispatch", "--site", "demo", "--until", "soon")
+    assert "--days" in refused("demo", "--days", "-1")
     assert stores.pg.execute("SELECT count(*) FROM command_history").fetchone() == (0,)
 
 
@@ -70,10 +90,19 @@ def test_a_site_without_prices_or_with_wrong_arguments(environment, stores):
         ("MONGODB_URI", "mongodb://u:geheim@127.0.0.1:1/x"),
     ],
 )
-def test_a_server_that_is_not_there_is_named_by_its_variable_without_its_password(environment, variable, url):
-    shown = refused({**environment, variable: url}, "history", "--site", "demo")
+def test_a_server_that_is_not_there_is_named_by_its_variable_without_its_password(refused, monkeypatch, variable, url):
+    monkeypatch.setenv(variable, url)
+    shown = refused("history", "--site", "demo")
     assert variable in shown
     assert "geheim" not in shown
+
+
+def test_as_a_process_of_its_own_too(environment):
+    done = processes.run(["history", "--site", "nowhere"], environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("pulsebms: ")
+    assert "'nowhere'" in done.stderr
 
 
 def test_two_commands_at_once_against_one_data_directory(tmp_path):
