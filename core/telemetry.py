@@ -96,9 +96,9 @@ def judge(document: object, now: datetime) -> Verdict | None:
     return (
         _judge_stamp(document, now)
         or _judge_measurements(document.get("measurements"))
-        or _judge_cells(document.get("cell_data"))
-        or _judge_safety(document.get("safety"))
-        or _judge_metadata(document.get("metadata"))
+        or _judge_cells(document.get("cell_data", {}))
+        or _judge_safety(document.get("safety", {}))
+        or _judge_metadata(document.get("metadata", {}))
     )
 
 
@@ -128,8 +128,16 @@ def _judge_stamp(document: Mapping[str, Any], now: datetime) -> Verdict | None:
     return None
 
 
+def _number(value: object) -> float | None:
+    """The value as a float; None when it is no finite number that BSON holds (a bool is none, an integer has 64 bits)."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
+    return float(value) if type(value) is int and abs(value) < 2**63 else None
+
+
 def _judge_number(value: object, low: float, high: float) -> bool:
-    return type(value) in _NUMBERS and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+    number = _number(value)
+    return number is not None and low <= number <= high
 
 
 def _judge_measurements(measured: object) -> Verdict | None:
@@ -137,9 +145,10 @@ def _judge_measurements(measured: object) -> Verdict | None:
         return Verdict("shape", "measurements", measured, "an object")
     for name, (low, high, unit) in RANGES.items():
         value = measured.get(name)
-        if type(value) not in _NUMBERS or not math.isfinite(value):  # type: ignore[arg-type]
+        number = _number(value)
+        if number is None:
             return Verdict("not_a_number", f"measurements.{name}", value, f"a finite number, {unit}")
-        if not low <= value <= high or (name == "soh" and value == low):  # type: ignore[operator]
+        if not low <= number <= high or (name == "soh" and number == low):
             return Verdict("range", f"measurements.{name}", value, f"{low:g} to {high:g} {unit}")
     power_w, product_w = float(measured["power"]), float(measured["voltage"]) * float(measured["current"])
     if power_w * product_w < 0 and min(abs(power_w), abs(product_w)) > SIGN_FLOOR_W:
@@ -151,8 +160,6 @@ def _judge_measurements(measured: object) -> Verdict | None:
 
 
 def _judge_cells(cells: object) -> Verdict | None:
-    if cells is None:
-        return None
     if not isinstance(cells, Mapping):
         return Verdict("shape", "cell_data", cells, "an object")
     for name, (low, high, unit) in CELL_RANGES.items():
@@ -166,8 +173,6 @@ def _judge_cells(cells: object) -> Verdict | None:
 
 
 def _judge_safety(safety: object) -> Verdict | None:
-    if safety is None:
-        return None
     if not isinstance(safety, Mapping):
         return Verdict("shape", "safety", safety, "an object")
     flags = safety.get("alarm_flags", [])
@@ -180,8 +185,6 @@ def _judge_safety(safety: object) -> Verdict | None:
 
 
 def _judge_metadata(metadata: object) -> Verdict | None:
-    if metadata is None:
-        return None
     if not isinstance(metadata, Mapping):
         return Verdict("shape", "metadata", metadata, "an object")
     for name, high in (("data_quality", 1.0), ("communication_latency", 1e9)):
@@ -238,15 +241,22 @@ def _suspects(documents: Sequence[Any], now: datetime) -> NDArray[np.bool_]:
     power_w, product_w = values[:, 2], values[:, 0] * values[:, 1]
     small, large = np.minimum(abs(power_w), abs(product_w)), np.maximum(abs(power_w), abs(product_w))
     odd |= ((power_w * product_w < 0) & (small >= SIGN_FLOOR_W)) | ((large >= UNIT_FLOOR_W) & (small * UNIT_RATIO <= large))
-    _plain_cells([document.get("cell_data") or {} for document in documents])
-    _plain_safety([document.get("safety") or {} for document in documents])
-    for metadata in (document.get("metadata") or {} for document in documents):
+    _plain_cells(_objects(documents, "cell_data"))
+    _plain_safety(_objects(documents, "safety"))
+    for metadata in _objects(documents, "metadata"):
         quality, latency = metadata.get("data_quality", 0.0), metadata.get("communication_latency", 0.0)
         if not (type(quality) in _NUMBERS and type(latency) in _NUMBERS and 0 <= quality <= 1 and 0 <= latency <= 1e9):
             raise ValueError("metadata")
         if not (chemistry := metadata.get("chemistry", "")).isascii():
             raise ValueError(chemistry)
     return odd
+
+
+def _objects(documents: Sequence[Document], name: str) -> list[Document]:
+    found = [document.get(name, {}) for document in documents]
+    if set(map(type, found)) != {dict}:
+        raise ValueError(name)
+    return found
 
 
 def _distinct_keys(documents: Sequence[Document]) -> set[tuple[str, ...]]:

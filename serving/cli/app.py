@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli
+from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli, telemetry_cli
 from serving.logs import configure_logging
 
 app = typer.Typer(
@@ -37,4 +37,6 @@ app.add_typer(dispatch_cli.twin_app, name="twin")
 app.command("demo")(dispatch_cli.demo)
 app.add_typer(commands_cli.command_app, name="command")
 app.command("history")(commands_cli.history)
+app.add_typer(telemetry_cli.telemetry_app, name="telemetry")
+app.add_typer(telemetry_cli.metrics_app, name="metrics")
 app.command("maintain")(stores_cli.maintain)

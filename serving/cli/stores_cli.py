@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from stores import embedded
 from stores.connections import open_stores
+from stores.mongo.maintenance import maintain_mongo
 from stores.mongo.schema import ensure_collections
 from stores.postgres.maintenance import maintain_postgres
 from stores.postgres.migrations import migrate as migrate_postgres
+from stores.redis.maintenance import maintain_redis
 from stores.settings import StoreSettings
 
 app = typer.Typer(help="Start, look at and stop the embedded PostgreSQL, Valkey and mongod.", no_args_is_help=True)
@@ -48,14 +52,21 @@ def migrate() -> None:
     """Bring PostgreSQL and MongoDB to this version's schema. Run twice, it does nothing the second time."""
     with open_stores(StoreSettings.from_env()) as stores:
         applied = migrate_postgres(stores.pg)
-        ensure_collections(stores.mongo)
+        applied += ensure_collections(stores.mongo)
         console.print(f"applied: {', '.join(applied) if applied else 'nothing, all was up to date'}")
 
 
 def maintain() -> None:
-    """Partitions ahead, clean-up after a year, archive after five; says what it did. Safe to run at any time."""
-    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
-        table = Table("job", "result")
-        for name, value in maintain_postgres(stores.pg).items():
-            table.add_row(str(name), str(value))
-        console.print(table)
+    """Schema, partitions ahead, retention and archive in all three stores; says what it did. Safe to run at any time."""
+    with open_stores(StoreSettings.from_env()) as stores:
+        applied = migrate_postgres(stores.pg)
+        jobs: list[tuple[str, Mapping[str, object]]] = [
+            ("PostgreSQL", {"migrations applied": ", ".join(applied) or 0, **maintain_postgres(stores.pg)}),
+            ("MongoDB", maintain_mongo(stores.mongo)),
+            ("Redis", maintain_redis(stores.redis)),
+        ]
+    table = Table("store", "job", "result")
+    for store, done in jobs:
+        for name, value in done.items():
+            table.add_row(store, name, str(value))
+    console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -15,6 +15,28 @@ METRICS_TTL_S = 3600
 def write_status(client: redis.Redis, device_id: str, status: Mapping[str, Any]) -> None:
     """online, last_telemetry, current_soc, current_power, alarm_count, communication_quality; gone after 300 s."""
     client.set(f"device:status:{device_id}", json.dumps(dict(status), allow_nan=False), ex=DEVICE_TTL_S)
+
+
+def write_statuses(client: redis.Redis, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    """Many devices' statuses in one round trip."""
+    with client.pipeline(transaction=False) as pipe:
+        for device_id, status in statuses.items():
+            pipe.set(f"device:status:{device_id}", json.dumps(dict(status), allow_nan=False), ex=DEVICE_TTL_S)
+        pipe.execute()
+
+
+def read_statuses(client: redis.Redis, device_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Statuses of the devices that have one that can be read; others are absent."""
+    texts: list[str | None] = client.mget([f"device:status:{name}" for name in device_ids]) if device_ids else []  # type: ignore[assignment]
+    found: dict[str, dict[str, Any]] = {}
+    for device_id, text in zip(device_ids, texts, strict=True):
+        try:
+            parsed = json.loads(text) if text is not None else None
+        except ValueError:
+            continue
+        if isinstance(parsed, dict):
+            found[device_id] = parsed
+    return found
 
 
 def read_status(client: redis.Redis, device_id: str) -> dict[str, Any] | None:
