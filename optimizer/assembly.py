@@ -3,8 +3,8 @@
     min 1/2 x'Px + q'x + const   s.t.  A x = b,  gl <= G x <= gu,  xl <= x <= xu           (P diagonal)
 
 in kW, kWh, K, V and EUR, so that entries are of order one; `unit` holds the range that each variable typically moves in, for
-first-order solvers. Variables, each block N long: per device c d e T zE zT zV, then
-hi lo zD zF (scalars); the meter's b s u zI zX, the tracking deviation t, and the scalar peak. The equations are those of
+first-order solvers. Variables, each block N long: per device c d e T zE zT zV, then hi lo zD zF (scalars), then c d e of each
+layer of wear_segments; the meter's b s u zI zX, the tracking deviation t, and the scalar peak. The equations are those of
 optimizer.problem. Not here: solvers.
 """
 
@@ -28,6 +28,7 @@ DEVICE_ROWS = (
     "cycle_high", "cycle_low", "cycle_depth", "terminal_min", "terminal_max",
 )  # fmt: skip
 """Inequality rows of a device: N each, but one each of cycle_depth, terminal_min and terminal_max."""
+SEGMENT_BLOCKS = 3
 METER_ROWS = ("peak", "grid_import", "grid_export")
 KILO = 1000.0
 RowKey = tuple[int | None, str]
@@ -88,9 +89,11 @@ class SiteQP:
     def __init__(self, problem: SiteProblem) -> None:
         self.problem = problem
         self.shape = shape_of(problem)
-        n, devices = problem.steps, len(problem.devices)
-        self._per_device = len(DEVICE_BLOCKS) * n + len(DEVICE_SCALARS)
-        self._grid_start = devices * self._per_device
+        n = problem.steps
+        plain = len(DEVICE_BLOCKS) * n + len(DEVICE_SCALARS)
+        starts = np.cumsum([0] + [plain + SEGMENT_BLOCKS * n * count for count in self.shape[2]])
+        self._starts: list[int] = starts[:-1].tolist()
+        self._grid_start = int(starts[-1])
         self.size = self._grid_start + len(GRID_BLOCKS) * n + 1
         self.n = n
         self.kept: dict[str, object] = {}
@@ -123,10 +126,15 @@ class SiteQP:
 
     def device(self, i: int, name: str) -> IntArray:
         """Columns of a device's block (N,) or scalar (1,)."""
-        base = i * self._per_device
+        base = self._starts[i]
         if name in DEVICE_BLOCKS:
             return base + DEVICE_BLOCKS.index(name) * self.n + np.arange(self.n)
         return np.array([base + len(DEVICE_BLOCKS) * self.n + DEVICE_SCALARS.index(name)])
+
+    def segment(self, i: int, j: int, name: str) -> IntArray:
+        """Columns (N,) of layer j of a device's wear_segments: charge `c`, discharge `d`, energy `e`."""
+        base = self._starts[i] + len(DEVICE_BLOCKS) * self.n + len(DEVICE_SCALARS)
+        return base + (SEGMENT_BLOCKS * j + "cde".index(name)) * self.n + np.arange(self.n)
 
     def grid(self, name: str) -> IntArray:
         """Columns of a block of the meter (N,), or of the peak (1,)."""
@@ -151,6 +159,7 @@ class SiteQP:
         devices = range(self.shape[1])
         names = DEVICE_BLOCKS + DEVICE_SCALARS
         columns = [self.device(i, name) for i in devices for name in names] + [self.grid(name) for name in (*GRID_BLOCKS, "peak")]
+        columns += [self.segment(i, j, name) for i, count in enumerate(self.shape[2]) for j in range(count) for name in "cde"]
         shifted = []
         for groups, size in (
             (columns, self.size),
@@ -175,6 +184,8 @@ class SiteQP:
         for i, device in enumerate(problem.devices):
             self._device(i, device, problem, eq, ineq)
         self._meter(problem, eq, ineq)
+        for i, device in enumerate(problem.devices):
+            self._segments(i, device, problem.dt_h, eq, ineq)
         self.b = np.concatenate(eq.low)
         self.gl, self.gu = np.concatenate(ineq.low), np.concatenate(ineq.high)
         return eq, ineq
@@ -274,6 +285,25 @@ class SiteQP:
                 self.q[col[name]] += sign * 2 * weight * r
             self.constant += float(weight * (r**2).sum())
 
+    def _segments(self, i: int, d: DeviceData, h: float, eq: _Rows, ineq: _Rows) -> None:
+        """Layers of energy, each with its flows; what these leave of c and d goes through the deepest, unlimited one."""
+        n, segments = self.n, d.wear_segments or ()
+        for j, part in enumerate(segments):
+            c, dis, e = (self.segment(i, j, name) for name in "cde")
+            before = np.concatenate([[-1], e[:-1]])
+            rhs = np.where(np.arange(n) == 0, part.stored_wh / KILO, 0.0)
+            flow = [(c, -h * d.eta_charge), (dis, h / d.eta_discharge)]
+            eq.add((i, f"segment_{j}"), n, [(e, 1.0), (before, -1.0), *flow], rhs, rhs)
+            self.xu[e] = self.unit[e] = part.width_wh / KILO
+            discount = h * d.layer_scale * (d.wear_eur_per_kwh - part.wear_eur_per_kwh)
+            for flows, name, stored in ((c, "c", d.eta_charge), (dis, "d", 1.0 / d.eta_discharge)):
+                self.q[flows] -= discount * stored
+                self.unit[flows] = self.unit[self.device(i, name)]
+        if segments:
+            for name, row in (("c", "segment_charge"), ("d", "segment_discharge")):
+                shares = [(self.segment(i, j, name), 1.0) for j in range(len(segments))]
+                ineq.add((i, row), n, [*shares, (self.device(i, name), -1.0)], -np.inf, 0.0)
+
     def _meter(self, problem: SiteProblem, eq: _Rows, ineq: _Rows) -> None:
         n, h, grid, soft = self.n, problem.dt_h, problem.grid, problem.soft
         col = {name: self.grid(name) for name in GRID_BLOCKS}
@@ -320,6 +350,6 @@ def _beyond_taper(d: DeviceData) -> float:
     return float(outside or no_charge or no_discharge)
 
 
-def shape_of(problem: SiteProblem) -> tuple[int, int]:
-    """What must be equal for an update."""
-    return problem.steps, len(problem.devices)
+def shape_of(problem: SiteProblem) -> tuple[int, int, tuple[int, ...]]:
+    """What must be equal for an update: steps, devices, and each device's number of wear_segments."""
+    return problem.steps, len(problem.devices), tuple(len(device.wear_segments or ()) for device in problem.devices)

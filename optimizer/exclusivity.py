@@ -125,7 +125,9 @@ def thresholds(qp: SiteQP) -> FloatArray:
     for d in qp.problem.devices:
         eta2 = d.eta_charge * d.eta_discharge
         lossy = eta2 < 1.0
-        price = -d.wear_eur_per_kwh * (1 + eta2) / np.where(lossy, 1 - eta2, 1.0)
+        cheapest = d.wear_segments[0].wear_eur_per_kwh if d.wear_segments else d.wear_eur_per_kwh
+        discount = 2 * d.layer_scale * d.eta_charge * (d.wear_eur_per_kwh - cheapest)
+        price = -(d.wear_eur_per_kwh * (1 + eta2) - discount) / np.where(lossy, 1 - eta2, 1.0)
         found.append(np.where(lossy, price, -np.inf))
     return np.concatenate([*found, np.zeros(qp.n)])
 

@@ -129,11 +129,22 @@ class FleetData:
 
 
 def stack(devices: Sequence[DeviceData]) -> FleetData:
-    """DeviceData objects of one horizon as one FleetData; raises InputError when their steps differ or there is none."""
+    """DeviceData objects of one horizon as one FleetData.
+
+    Raises InputError when their steps differ, one has wear_segments, or there is none.
+    """
     if not devices:
         raise InputError(source="fleet", field="devices", value=0, expected="at least one device")
     steps = len(devices[0].charge_max_w)
     columns: dict[str, FloatArray] = {}
+    for device in devices:
+        if device.wear_segments is not None:
+            raise InputError(
+                source=f"device {device.device_id}",
+                field="wear_segments",
+                value=f"{len(device.wear_segments)} segments",
+                expected="None: the batched solvers price throughput; a device with segments is solved by the sparse QP",
+            )
     for name in SCALARS:
         values = [getattr(d, name) for d in devices]
         columns[name] = np.array([np.nan if v is None else v for v in values], dtype=np.float64)

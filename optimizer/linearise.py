@@ -20,6 +20,7 @@ from core.limits import SOC_TAPER_FLOOR, SOC_TAPER_PCT, Condition, PackLimits, p
 from core.pack import condition_from_state, ecm_parameters, imbalance_v, step_resistance_ohm
 from core.predictions import Prediction
 from optimizer.problem import DeviceData
+from optimizer.segments import wear_segments
 
 FloatArray = NDArray[np.float64]
 MAX_HELD_S = 2 * 3600.0
@@ -44,6 +45,8 @@ class Economics:
     """What wearing and holding energy costs and is worth for one device."""
 
     wear_eur_per_kwh: float
+    wear_edges: tuple[float, ...] = ()
+    """Depths (shares of the capacity, rising, below 1) at which wear by depth steps up; empty: all throughput costs the same."""
     wear_quadratic: float = 0.0
     soc_stress_eur_per_h: float = 0.0
     soc_stress_centre: float = 0.5
@@ -141,6 +144,9 @@ def device_data(
     low = state.soc_pct if soc_low_pct is None else soc_low_pct
     high = state.soc_pct if soc_high_pct is None else soc_high_pct
     rise = float(np.max(state.cell_temperatures_c)) - float(ambient_c[0]) if state.cell_temperatures_c else 0.0
+    layers, wear = None, economics.wear_eur_per_kwh
+    if economics.wear_edges:
+        layers, wear = wear_segments(energy_full_wh, float(energy_at(state.soc_pct) - energy_min), wear, economics.wear_edges)
     ratio = max(0.05, state.temperature_spread_k / rise) if rise > 2.0 else SPREAD_PER_RISE
     return DeviceData(
         device_id=config.device_id,
@@ -174,7 +180,8 @@ def device_data(
         voltage_v_per_w=v_per_w,
         voltage_min_v=limits.voltage_min_v + low_v,
         voltage_max_v=limits.voltage_max_v - high_v,
-        wear_eur_per_kwh=economics.wear_eur_per_kwh,
+        wear_eur_per_kwh=wear,
+        wear_segments=layers,
         wear_quadratic=economics.wear_quadratic,
         soc_stress_eur_per_h=economics.soc_stress_eur_per_h,
         soc_stress_centre=economics.soc_stress_centre,

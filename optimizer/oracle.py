@@ -104,7 +104,7 @@ class _Pack:
         if charging is not None:
             constraints += [self.c[~charging] == 0, self.d[charging] == 0]
         self.cost = (
-            h * p.wear_eur_per_kwh * cp.sum(self.c + self.d)
+            self._wear(p, n, h, constraints)
             + h * p.wear_quadratic * (cp.sum_squares(self.c) + cp.sum_squares(self.d))
             + h * p.soc_stress_eur_per_h * cp.sum_squares(e[1:] * (KILO / p.capacity_wh) - p.soc_stress_centre)
             - p.terminal_value_eur_per_kwh * e[n]
@@ -126,6 +126,25 @@ class _Pack:
                 * p.move_weight
                 * (cp.sum_squares(self.c) + cp.sum_squares(self.d) - 2 * cp.sum(cp.multiply(r, self.d - self.c)) + float(r @ r))
             )
+
+    def _wear(self, p: DeviceData, n: int, h: float, constraints: list[Any]) -> cp.Expression:
+        """Throughput at one price, less what the layers of wear_segments take off per kWh that they store or give."""
+        cost = h * p.wear_eur_per_kwh * cp.sum(self.c + self.d)
+        scale = 0.5 * (np.min(1 / p.eta_charge) + np.min(p.eta_discharge))
+        all_c, all_d = cp.Constant(np.zeros(n)), cp.Constant(np.zeros(n))
+        for part in p.wear_segments or ():
+            c, d, e = cp.Variable(n, nonneg=True), cp.Variable(n, nonneg=True), cp.Variable(n + 1, nonneg=True)
+            stored, given = h * cp.multiply(p.eta_charge, c), h * cp.multiply(1 / p.eta_discharge, d)
+            constraints += [
+                e[0] == part.stored_wh / KILO,
+                e[1:] == e[:-1] + stored - given,
+                e <= part.width_wh / KILO,
+            ]
+            cost -= scale * (p.wear_eur_per_kwh - part.wear_eur_per_kwh) * cp.sum(stored + given)
+            all_c, all_d = all_c + c, all_d + d
+        if p.wear_segments:
+            constraints += [all_c <= self.c, all_d <= self.d]
+        return cost
 
 
 def _meter(problem: SiteProblem, parts: list[_Pack], constraints: list[Any]) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ of the objective in EUR, so that W and Wh enter divided by 1000):
 
     min  sum_k h (buy_k b_k - sell_k s_k) + peak_price * peak + curtailment_cost * sum_k h u_k
          + tracking_weight * sum_{k tracked} h (b_k - s_k - target_k)^2             [kW^2 h]
-         + sum_i { sum_k h wear (c+d) + h wear_quadratic (c^2+d^2) + h soc_stress (e/E - centre)^2
+         + sum_i { sum_k h wear (c+d) [or by depth: wear_segments] + h wear_quadratic (c^2+d^2) + h soc_stress (e/E - centre)^2
                    + h move_weight (d - c - reference)^2 - terminal_value e_N + slack penalties }
     e+ = e + h (eta_c c - d / eta_d) - leak
     T+ = a T + b_c c + b_d d + w
@@ -88,6 +88,18 @@ class GridData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentCost:
+    """A layer of the stored energy, with a wear cost of its own (Xu et al. 2018; optimizer.segments)."""
+
+    width_wh: float
+    """Energy it can hold."""
+    stored_wh: float
+    """Energy in it now."""
+    wear_eur_per_kwh: float
+    """Per kWh of terminal throughput, each direction, over a cycle (`DeviceData.layer_scale`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceData:
     """One device over N steps, linearised around its prediction; arrays have shape (N,)."""
 
@@ -132,6 +144,8 @@ class DeviceData:
     voltage_max_v: float
     wear_eur_per_kwh: float
     """Per kWh of terminal throughput, each direction."""
+    wear_segments: tuple[SegmentCost, ...] | None = None
+    """Wear by depth: layers from the shallow, cheap one down; what exceeds them wears at `wear_eur_per_kwh`. None: all does."""
     wear_quadratic: float = 0.0
     """EUR per kW^2 and hour."""
     soc_stress_eur_per_h: float = 0.0
@@ -144,6 +158,15 @@ class DeviceData:
     """Net power (discharge positive) of the last plan, shifted; equal-cost plans stay with it."""
     move_weight: float = 0.0
     """EUR per kW^2 and hour of deviation from `reference_w`."""
+
+    @property
+    def layer_scale(self) -> float:
+        """Terminal kWh each way per kWh that a cycle stores, kappa = (min 1/eta_c + min eta_d) / 2.
+
+        A layer takes kappa (wear - its wear) off per kWh that it stores or gives. So charge and discharge through it cost its own
+        wear together, never less than nothing, and which layer takes which step's energy does not depend on that step's losses.
+        """
+        return 0.5 * (float((1.0 / self.eta_charge).min()) + float(self.eta_discharge.min()))
 
     def soc_pct(self, energy_wh: FloatArray) -> FloatArray:
         """SoC at energies of any shape, percent."""
@@ -233,9 +256,28 @@ def _check_device(device: DeviceData, steps: int) -> None:
         )
     for name in ("charge_max_w", "discharge_max_w"):
         _not_negative(source, name, getattr(device, name))
+    _check_segments(source, device)
     for name in ("eta_charge", "eta_discharge"):
         eta = getattr(device, name)
         outside = (eta <= 0) | (eta > 1)
         if outside.any():
             k = int(np.argmax(outside))
             raise InputError(source=source, field=f"{name}[{k}]", value=float(eta[k]), expected="a share in (0, 1]")
+
+
+def _check_segments(source: str, device: DeviceData) -> None:
+    least = 0.0
+    for j, part in enumerate(device.wear_segments or ()):
+        for name, value, good, expected in (
+            ("width_wh", part.width_wh, part.width_wh > 0, "a number > 0"),
+            ("stored_wh", part.stored_wh, 0 <= part.stored_wh <= part.width_wh, f"0 to {part.width_wh:g} Wh"),
+            (
+                "wear_eur_per_kwh",
+                part.wear_eur_per_kwh,
+                least <= part.wear_eur_per_kwh <= device.wear_eur_per_kwh,
+                f"{least:g} to {device.wear_eur_per_kwh:g}: no layer cheaper than a shallower one or dearer than the rest",
+            ),
+        ):
+            if not (np.isfinite(value) and good):
+                raise InputError(source=source, field=f"wear_segments[{j}].{name}", value=value, expected=expected)
+        least = part.wear_eur_per_kwh

@@ -157,6 +157,7 @@ def _run_device(
     e, t = d.energy_wh, d.temperature_c
     high, low = max(e, d.energy_high_wh), min(e, d.energy_low_wh)
     cost = worn = 0.0
+    layers = [part.stored_wh for part in d.wear_segments or ()]
 
     def note(what: str, amount: float, tolerance: float) -> None:
         if amount > tolerance:
@@ -192,6 +193,7 @@ def _run_device(
         note("voltage (V)", over_v, 1e-2)
         high, low = max(high, e), min(low, e)
         worn += h * d.wear_eur_per_kwh * (charge + discharge) / 1000
+        worn -= _layers(d, layers, h * d.eta_charge[k] * charge, h * discharge / d.eta_discharge[k]) / 1000
         cost += h * d.wear_quadratic * (charge**2 + discharge**2) / 1e6
         cost += h * d.soc_stress_eur_per_h * (e / d.capacity_wh - d.soc_stress_centre) ** 2
         if d.reference_w is not None:
@@ -211,3 +213,17 @@ def _run_device(
         note("terminal energy (Wh)", missed, 1e-3 * d.capacity_wh)
         cost += soft.terminal_eur_per_kwh * missed / 1000
     return cost + worn, worn
+
+
+def _layers(d: DeviceData, layers: list[float], stored: float, given: float) -> float:
+    """EUR per 1000 that wear_segments take off; the energy of each layer (Wh) is moved. Cheap layers first, in both directions.
+
+    That is the least cost of any sequence: energy in a cheap layer instead of a dear one is never worse later.
+    """
+    less = 0.0
+    for j, part in enumerate(d.wear_segments or ()):
+        up, down = min(stored, part.width_wh - layers[j]), min(given, layers[j])
+        layers[j] += up - down
+        stored, given = stored - up, given - down
+        less += d.layer_scale * (d.wear_eur_per_kwh - part.wear_eur_per_kwh) * (up + down)
+    return less

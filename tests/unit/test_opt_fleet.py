@@ -7,11 +7,19 @@ import pytest
 
 from core.errors import InputError
 from optimizer.fleet import PROFILES, SCALARS, stack
-from optimizer.problem import DeviceData
+from optimizer.problem import DeviceData, SegmentCost
 
 
 def test_every_number_of_a_device_has_a_column():
-    assert {f.name for f in fields(DeviceData)} - {"device_id", "energy_curve_wh"} == set(SCALARS) | set(PROFILES)
+    refused = {"wear_segments"}
+    assert {f.name for f in fields(DeviceData)} - {"device_id", "energy_curve_wh"} - refused == set(SCALARS) | set(PROFILES)
+
+
+def test_wear_by_depth_is_refused_by_name(make_random_site):
+    devices = make_random_site(3, 6, 2).devices
+    layers = (SegmentCost(width_wh=1e3, stored_wh=0.0, wear_eur_per_kwh=0.0),)
+    with pytest.raises(InputError, match=r"device pack-1: wear_segments: got '1 segments', expected None"):
+        stack((devices[0], replace(devices[1], wear_segments=layers)))
 
 
 def test_stacked_devices_come_back(make_random_site):

@@ -16,6 +16,7 @@ from optimizer.assembly import SiteQP
 from optimizer.linearise import MAX_HELD_S, SHORT_OF_LIMIT, Economics, device_data, wear_cost
 from optimizer.problem import DeviceData, GridData, SiteProblem
 from optimizer.replay import project, replay
+from optimizer.segments import wear_segments
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 N, DT_S = 48, 900.0
@@ -84,15 +85,13 @@ CHECKED = {
     "discharge_taper_w", "discharge_taper_w_per_wh", "eta_charge", "eta_discharge", "leak_wh", "temperature_c",
     "temperature_a", "temperature_charge_k_per_w", "temperature_discharge_k_per_w", "temperature_drift_c",
     "temperature_min_c", "temperature_max_c", "voltage_v", "voltage_v_per_wh", "voltage_v_per_w", "voltage_min_v",
-    "voltage_max_v", "wear_eur_per_kwh", "wear_quadratic", "soc_stress_eur_per_h", "soc_stress_centre",
+    "voltage_max_v", "wear_eur_per_kwh", "wear_segments", "wear_quadratic", "soc_stress_eur_per_h", "soc_stress_centre",
     "terminal_value_eur_per_kwh", "terminal_energy_wh", "reference_w", "move_weight",
 }  # fmt: skip
-BY_OTHERS: set[str] = set()
-"""Fields that another module fills."""
 
 
 def test_no_field_is_forgotten_here():
-    assert {f.name for f in fields(DeviceData)} - BY_OTHERS == CHECKED
+    assert {f.name for f in fields(DeviceData)} == CHECKED
 
 
 @pytest.mark.parametrize("chemistry", list(Chemistry))
@@ -208,9 +207,21 @@ def test_economics_and_reference_are_taken_over():
     )
     d = made(economics=economics, reference_w=wave(3))
     for f in fields(Economics):
-        assert getattr(d, f.name) == getattr(economics, f.name)
+        if f.name != "wear_edges":
+            assert getattr(d, f.name) == getattr(economics, f.name)
+    assert d.wear_segments is None
     np.testing.assert_array_equal(d.reference_w, wave(3))
     assert made().reference_w is None
+
+
+def test_wear_by_depth_is_cut_into_layers_with_what_is_stored_in_the_cheap_ones():
+    d = made(economics=Economics(wear_eur_per_kwh=0.03, wear_edges=(0.25, 0.5)), rows=[row(min_soc_pct=10)])
+    layers, deepest = wear_segments(d.capacity_wh, d.energy_wh - d.energy_min_wh, 0.03, (0.25, 0.5))
+    assert (d.wear_segments, d.wear_eur_per_kwh) == (layers, deepest)
+    assert [part.stored_wh for part in layers] == [
+        pytest.approx(0.25 * d.capacity_wh),
+        pytest.approx(d.energy_wh - d.energy_min_wh - 0.25 * d.capacity_wh),
+    ]
 
 
 def test_a_tired_pack_wears_dearer():
