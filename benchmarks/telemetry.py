@@ -21,12 +21,14 @@ from pathlib import Path
 
 from pymongo.database import Database
 
-from core.telemetry import Document
+from core.telemetry import Document, normalise
 from stores.connections import connect_mongo
 from stores.embedded import open_embedded
+from stores.mongo.dirty import mark, touched_hours
 from stores.mongo.ingest import Ingest
 from stores.mongo.metrics import MetricsOptions, refresh
 from stores.mongo.schema import ensure_collections
+from stores.mongo.telemetry import identity
 from stores.settings import StoreSettings
 
 CHUNK = 20_000
@@ -111,10 +113,8 @@ def aggregate(options: argparse.Namespace, path: Path) -> None:
         db = connect_mongo(servers.mongodb_uri)
         ensure_collections(db)
         begun = Stopwatch(db)
-        run = Ingest(db, now=lambda: datetime.now(UTC), source="benchmark")
-        for chunk in fleet(options.devices, count, start, options.step, options.cells):
-            run.add(chunk)
-        print(f"made and ingested {run.finish().written} documents in {begun.report(count)}")
+        load(db, fleet(options.devices, count, start, options.step, options.cells))
+        print(f"made and loaded {db['telemetry_data'].estimated_document_count()} documents in {begun.report(count)}")
         zones = {f"site_{k:03d}": "Europe/Amsterdam" for k in range(10)}
         everything = MetricsOptions(look_back=timedelta(0))
         begun = Stopwatch(db)
@@ -130,6 +130,23 @@ def aggregate(options: argparse.Namespace, path: Path) -> None:
         begun = Stopwatch(db)
         done = refresh(db, zones, datetime.now(UTC), MetricsOptions(look_back=timedelta(hours=4)))
         print(f"nothing new, 4 hours counted: {done.device_hours} device-hours in {begun.report(count)}")
+
+
+def load(db: Database[Document], chunks: Iterator[list[Document]]) -> None:
+    """What Ingest would leave, faster: the indexes are built afterwards, and telemetry_ts, which metrics do not read, is not."""
+    for name in db["telemetry_data"].index_information():
+        if name != "_id_":
+            db["telemetry_data"].drop_index(name)
+    touched: dict[tuple[str, int], str] = {}
+    for chunk in chunks:
+        made = []
+        for document in chunk:
+            stored, stamp_ms = normalise(document)
+            made.append(stored | {"_id": identity(document["device_id"], stamp_ms)})
+        touched |= touched_hours(made)
+        db["telemetry_data"].insert_many(made, ordered=False, bypass_document_validation=True)
+    mark(db, touched)
+    ensure_collections(db)
 
 
 class Stopwatch:

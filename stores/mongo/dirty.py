@@ -65,19 +65,19 @@ def clear(db: Database[Document], marks: Iterable[Mark]) -> int:
 
 
 def mark_changed(db: Database[Document], start: datetime, end: datetime, site_ids: Collection[str] | None = None) -> int:
-    """Mark the device-hours of [start, end) whose number of documents is not the one that the metrics saw.
+    """Mark the device-hours of the UTC hours from `start` to `end` whose number of documents is not the one that the metrics saw.
 
     Finds what was written without a mark: by other services, or by a writer that died. Returns the marks made.
     """
     of_sites = {} if site_ids is None else {"site_id": {"$in": list(site_ids)}}
-    hour: Document = {"$dateTrunc": {"date": "$timestamp", "unit": "hour"}}
-    group = {"_id": {"d": "$device_id", "s": "$site_id", "h": hour}, "n": {"$sum": 1}}
-    match = {"timestamp": {"$gte": start, "$lt": end}, **of_sites}
     hint = {"site_id": 1, "device_id": 1, "timestamp": -1}  # holds all that is asked: no document is read
-    counted: dict[tuple[str, datetime], tuple[str, int]] = {}
-    for found in db["telemetry_data"].aggregate([{"$match": match}, {"$group": group}], allowDiskUse=True, hint=hint):
-        key = (found["_id"]["d"], found["_id"]["h"])
-        counted[key] = (found["_id"]["s"], counted.get(key, ("", 0))[1] + found["n"])
+    group = {"_id": "$device_id", "site_id": {"$last": "$site_id"}, "n": {"$sum": 1}}
+    hour, counted = start.replace(minute=0, second=0, microsecond=0), {}
+    while hour < end:
+        match = {**of_sites, "timestamp": {"$gte": hour, "$lt": hour + timedelta(hours=1)}}
+        for found in db["telemetry_data"].aggregate([{"$match": match}, {"$group": group}], allowDiskUse=True, hint=hint):
+            counted[found["_id"], hour] = (found["site_id"], found["n"])
+        hour += timedelta(hours=1)
     seen: dict[tuple[str, datetime], int] = {}
     parts = {"starts_at": {"$gte": start - timedelta(hours=1), "$lt": end}, **of_sites}
     for part in db[PARTS].find(parts, {"device_id": 1, "counts": 1}):

@@ -84,7 +84,9 @@ def refresh(
     options = options or MetricsOptions()
     result = MetricsResult()
     if options.look_back > timedelta(0):
-        mark_changed(db, now - options.look_back - HOUR, now, site_ids)
+        # The running hour is not counted in vain; what its writers marked is not lost.
+        end = now if options.include_open else (now - options.settle).replace(minute=0, second=0, microsecond=0)
+        mark_changed(db, now - options.look_back - HOUR, end, site_ids)
     work, done = _plan(read_marks(db, site_ids), zones, now, options, result)
     total = sum(len(devices) for hours in work.values() for devices in hours.values())
     for (_, _, zone), hours in sorted(work.items()):
@@ -158,8 +160,8 @@ def _read_telemetry(
     into: Document,
 ) -> None:
     stages = parts_of_telemetry(devices, start, end, by_device=by_device, extra=extra)
-    hint = {"device_id": 1, "timestamp": -1, "_id": -1} if by_device else None
-    db["telemetry_data"].aggregate([*stages, into], allowDiskUse=True, hint=hint)
+    options: dict[str, Any] = {"hint": {"device_id": 1, "timestamp": -1, "_id": -1}} if by_device else {}
+    db["telemetry_data"].aggregate([*stages, into], allowDiskUse=True, **options)
 
 
 def _in_bites(db: Database[Document], window: Window, devices: Sequence[str], by_device: bool, run: str, bites: int) -> None:
