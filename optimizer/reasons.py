@@ -26,6 +26,7 @@ IDLE_SHARE = 1e-3
 NEAR_SHARE = 2e-3
 PRICE_FLOOR = 1e-4
 """EUR per unit; what an interior point leaves on a limit that does not bind is far below."""
+STATE_LIMITS = ("soc_max", "soc_min", "cycle_depth")
 NEEDS_NEARNESS = {"charge_power", "discharge_power", "no_power"}
 WHEN_IDLE = (
     ("no_power", Reason.POWER_LIMIT),
@@ -83,16 +84,59 @@ def explain(problem: SiteProblem, power_w: FloatArray, run: Replay, i: int, pric
     """
     d = problem.devices[i]
     idle_w = max(1.0, IDLE_SHARE * float(max(d.charge_max_w.max(), d.discharge_max_w.max())))
-    reasons, bindings = [], []
+    near = [_near(problem, d, float(power_w[i, k]), run, i, k) for k in range(problem.steps)]
+    bindings = [_binding(near[k], prices, k) for k in range(problem.steps)]
+    holding = _holding(problem, d, run, near, bindings, prices)
+    reasons = []
     for k in range(problem.steps):
         p = float(power_w[i, k])
-        bound = _binding(_near(problem, d, p, run, i, k), prices, k)
         if abs(p) > idle_w:
-            reasons.append(_active(problem, d, p, run, i, k, bound))
+            reasons.append(_active(problem, d, p, run, i, k, bindings[k]))
         else:
-            reasons.append(_idle(problem, d, run, k, bound, prices))
-        bindings.append(bound)
+            reasons.append(_idle(problem, d, run, k, holding[k], prices))
     return tuple(reasons), tuple(bindings)
+
+
+def _holding(
+    problem: SiteProblem,
+    d: DeviceData,
+    run: Replay,
+    near: list[dict[str, bool]],
+    bindings: list[tuple[Binding, ...]],
+    prices: SlotPrices | None,
+) -> list[set[str]]:
+    """Limits that keep an idle device idle, per slot: those with a price, or without duals those that are touched.
+
+    A limit of the state holds through a whole stretch of slots, and which of them carries its price says nothing. In each of
+    them it counts if the device would move without it: at the value that stored energy has beyond the stretch.
+    """
+    if prices is None or not prices.limits:
+        return [{binding.name for binding in slot} for slot in bindings]
+    holding = [
+        {b.name for b in slot if b.name == "no_power" or (b.price_eur and b.name not in STATE_LIMITS)} for slot in bindings
+    ]
+    for name in STATE_LIMITS:
+        first = 0
+        while first < len(near):
+            last = first
+            while last < len(near) and near[last][name]:
+                last += 1
+            for k in range(first, last):
+                if _would_move(problem.grid, d, run, name, k, float(prices.limits[name][k:last].sum()), prices):
+                    holding[k].add(name)
+            first = max(last, first + 1)
+    return holding
+
+
+def _would_move(grid: GridData, d: DeviceData, run: Replay, name: str, k: int, ahead: float, prices: SlotPrices) -> bool:
+    """Whether charging (discharging) pays where an upper (lower) limit, priced `ahead` in all from here on, did not hold."""
+    value, price, wear = float(prices.stored[k]), float(prices.meter[k]), d.wear_eur_per_kwh
+    # Where nothing flows the meter's price is anything between the two tariffs; the next kilowatt costs the full one.
+    dear = price if run.export_w[k] > 1.0 else max(price, float(grid.buy_eur_per_kwh[k]))
+    poor = price if run.import_w[k] > 1.0 else min(price, float(grid.sell_eur_per_kwh[k]))
+    up = d.eta_charge[k] * (value + ahead) - wear > dear + PRICE_FLOOR
+    down = poor - wear > (value - ahead) / d.eta_discharge[k] + PRICE_FLOOR
+    return bool({"soc_max": up, "soc_min": down}.get(name, up or down))
 
 
 def _binding(near: Mapping[str, bool], prices: SlotPrices | None, k: int) -> tuple[Binding, ...]:
@@ -156,16 +200,12 @@ def _tracked(grid: GridData, k: int) -> bool:
     return bool(grid.tracking_weights()[k] > 0)
 
 
-def _idle(
-    problem: SiteProblem, d: DeviceData, run: Replay, k: int, bound: tuple[Binding, ...], prices: SlotPrices | None
-) -> Reason:
-    priced = {binding.name for binding in bound if binding.price_eur}
-    if "peak" in priced:
+def _idle(problem: SiteProblem, d: DeviceData, run: Replay, k: int, holding: set[str], prices: SlotPrices | None) -> Reason:
+    if "peak" in holding and prices is not None:
         return Reason.PEAK_SHAVING
-    for names in (priced, {binding.name for binding in bound}):
-        for name, reason in WHEN_IDLE:
-            if name in names:
-                return _meter_limit(problem.grid, run, k) if reason is Reason.GRID_LIMIT else reason
+    for name, reason in WHEN_IDLE:
+        if name in holding:
+            return _meter_limit(problem.grid, run, k) if reason is Reason.GRID_LIMIT else reason
     if _tracked(problem.grid, k):
         return Reason.TRACKING
     if d.wear_eur_per_kwh <= 0:

@@ -1,25 +1,22 @@
-"""`pulsebms plan`: solve once, print the plan as a table with a reason per slot, write a plot."""
+"""`pulsebms plan`: solve once, print the plan with its reasons, prices and inputs, write a plot. Layout: serving.plan_view."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from core.errors import InputError
 from policies.mpc import MpcPolicy
 from serving.clock_config import clock_from_env
 from serving.dispatch.inputs import Freshness, gather
 from serving.dispatch.tick import next_boundary
+from serving.plan_view import device_table, inputs_table, plan_console, summary
 from serving.plots import plot_plan
 from stores.connections import open_stores
 from stores.postgres.policies import ranked_policies
 from stores.settings import StoreSettings
-
-console = Console()
 
 
 def plan(
@@ -29,22 +26,20 @@ def plan(
     at: str | None = typer.Option(None, "--at", help="ISO time to plan for; default is now."),
     max_age_s: float = typer.Option(3600.0, "--max-age", help="How old telemetry and predictions may be, seconds."),
 ) -> None:
-    """Solve the site's MPC once for the next interval, print every slot with its reason, and write a plot.
+    """Solve the site's MPC once for the next interval: every slot with its reason, what binds and its price; inputs; a plot.
 
     Commands nothing. Uses the best active MPC policy of the site.
     """
-    from datetime import datetime
-
+    console = plan_console()
+    asked = None if at is None else _moment(at)
     with open_stores(StoreSettings.from_env(), migrate=True) as stores:
         record = next((r for r in ranked_policies(stores.pg, site) if r.policy_type == "MPC"), None)
         if record is None:
             raise InputError(source="optimization_policies", field="site_id", value=site, expected="an active MPC policy")
         policy = MpcPolicy(record)
         interval_s = record.update_interval_seconds or 0
-        moment = clock_from_env().now() if at is None else datetime.fromisoformat(at)
-        if moment.tzinfo is None:
-            raise InputError(source="command line", field="--at", value=at, expected="a time with its UTC offset")
-        start = next_boundary(moment, interval_s) - timedelta(seconds=interval_s if at else 0)
+        moment = clock_from_env().now() if asked is None else asked
+        start = next_boundary(moment, interval_s) - timedelta(seconds=interval_s if asked else 0)
         gathered = gather(
             stores,
             site,
@@ -64,24 +59,25 @@ def plan(
             observation.price_eur_per_kwh.window(start, len(result.grid_import_w), result.dt_s)
         )
         for part in result.devices:
-            if device not in (None, part.device_id):
-                continue
-            table = Table("time (UTC)", "EUR/kWh", "power W", "SoC %", "temp °C", "reason", title=part.device_id)
-            for k, power_w in enumerate(part.power_w):
-                table.add_row(
-                    f"{start + timedelta(seconds=k * result.dt_s):%m-%d %H:%M}",
-                    f"{buy[k]:.4f}",
-                    f"{power_w:.0f}",
-                    f"{part.soc_pct[k]:.1f}",
-                    f"{part.temperature_c[k]:.1f}",
-                    part.reasons[k].value,
-                )
-            console.print(table)
-        for name, what in observation.inputs.items():
-            console.print(f"input {name}: {what}")
-        console.print(
-            f"objective {result.objective_eur:.4f} EUR over {len(buy)} slots, solver {result.solver} "
-            f"({result.status}), {result.solve_s * 1e3:.1f} ms"
-        )
-        plot_plan(plot, start, result, buy, observation.site.grid.import_limit_w, observation.site.grid.export_limit_w)
+            if device in (None, part.device_id):
+                console.print(device_table(result, part, start, buy))
+        console.print(inputs_table(observation.inputs))
+        for line in summary(result):
+            console.print(line)
+        plot_plan(plot, start, result, buy, observation.site.grid)
         console.print(f"plot: {plot.resolve()}")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InputError(
+            source="command line",
+            field="--at",
+            value=text,
+            expected="an ISO 8601 time with its UTC offset, as 2026-01-31T13:15+01:00",
+        )
+    return moment

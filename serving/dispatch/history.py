@@ -54,7 +54,7 @@ def _said(name: str, errors: Series | None, source: str, why: str, starts_at: da
         inputs[f"errors:{name}"] = {"source": f"none: {why}"}
         return None
     days = len(errors) * errors.dt_s / DAY.total_seconds()
-    age_s = (starts_at - errors.end).total_seconds()
+    age_s = max(0.0, (starts_at - errors.end).total_seconds())
     inputs[f"errors:{name}"] = {"source": source, "days": round(days, 2), "age_s": age_s}
     return errors
 

@@ -121,7 +121,7 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
     }
     last = last_decision(stores.pg, site_id)
     if last is not None:
-        inputs["last_plan"] = {"source": f"decisions, by {last.source}", "age_s": (starts_at - last.starts_at).total_seconds()}
+        inputs["last_plan"] = _aged(f"decisions, by {last.source}", last.starts_at, starts_at)
     observation = Observation(
         site=site,
         starts_at=starts_at,

@@ -199,3 +199,21 @@ def test_reasons_prices_and_inputs_are_stored_with_the_decision(stores, site):
     assert len(stored.plan["devices"][0]["binding"]) == 96
     assert stored.plan["limit_units"]["soc_max"] == "kWh"
     assert f"limits:{site.packs[0].device_id}" in stored.inputs
+
+
+def test_the_plan_command_prints_reasons_prices_and_ages(stores, site, cli, tmp_path):
+    write_series(stores.pg, site.site_id, Series(SIGNAL, NOW, 900.0, np.full(8, 12e3)), NOW - timedelta(hours=1))
+    picture = tmp_path / "plan.png"
+    result = cli("plan", "--site", site.site_id, "--at", NOW.isoformat(), "--plot", str(picture))
+    assert result.exit_code == 0, result.output
+    assert max(len(line) for line in result.output.splitlines() if "plot:" not in line) <= 100
+    for text in ("binding, with its price", "EUR/k", "tracking", "off the signal", "safety_constraints", "age", "duals of piqp"):
+        assert text in result.output
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("moment", ["tomorrow", "2026-01-15T12:00"])
+def test_a_time_that_is_none_is_named(cli, moment):
+    result = cli("plan", "--site", "demo", "--at", moment)
+    assert result.exit_code != 0
+    assert "--at" in str(result.exception)

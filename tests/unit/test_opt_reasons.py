@@ -202,3 +202,15 @@ def test_what_is_stored_names_limits_prices_and_units(make_random_site):
     named = [name for slot in slots for name, _ in slot]
     assert named
     assert set(named) <= set(UNITS)
+
+
+def test_a_full_battery_that_waits_is_held_by_what_costs_something(make_site, make_device):
+    """Full for hours: the limit is the reason where more room would have earned, and not where it would not."""
+    full = {"energy_wh": 90e3, "energy_high_wh": 90e3, "energy_low_wh": 90e3}
+    cheap_then_dear = np.r_[np.full(4, 0.05), np.full(4, 0.10), np.full(8, 0.30)]
+    wants_more = plan_of(make_site(cheap_then_dear, make_device(N, wear_eur_per_kwh=0.001, **full)))
+    assert set(wants_more.devices[0].reasons[:8]) == {Reason.SOC_LIMIT}
+    flat = np.r_[np.full(8, 0.29), np.full(8, 0.30)]
+    content = plan_of(make_site(flat, make_device(N, wear_eur_per_kwh=0.001, terminal_value_eur_per_kwh=0.29, **full)))
+    assert Reason.SOC_LIMIT not in content.devices[0].reasons
+    assert "soc_max" in content.devices[0].binding[3]
