@@ -19,6 +19,7 @@ from core.errors import InputError
 from core.limits import SOC_TAPER_FLOOR, SOC_TAPER_PCT, Condition, PackLimits, power_bounds
 from core.pack import condition_from_state, ecm_parameters, imbalance_v, step_resistance_ohm
 from core.predictions import Prediction
+from optimizer.measured import check_measured
 from optimizer.problem import DeviceData
 from optimizer.segments import wear_segments
 
@@ -81,8 +82,18 @@ def device_data(
 ) -> DeviceData:
     """DeviceData over `steps` steps from `start`; ambient_c has shape (steps,).
 
-    Raises InputError naming the prediction when it does not cover the horizon or its grid does not line up.
+    Raises InputError naming the prediction when it does not cover the horizon or its grid does not line up, and naming device,
+    field and value when configuration, state or a series cannot be (optimizer.measured).
     """
+    check_measured(config, state)
+    for name, series_given in (("ambient_c", ambient_c), ("reference_w", reference_w)):
+        if series_given is not None and np.shape(series_given) != (steps,):
+            raise InputError(
+                source=f"device {config.device_id}",
+                field=name,
+                value=f"{np.size(series_given)} values",
+                expected=f"{steps} values",
+            )
     index = _index(prediction, start, steps, dt_s)
     curve = energy_curve_wh(config, state.soh_pct)
     energy_full_wh = float(curve[-1])

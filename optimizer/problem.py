@@ -193,8 +193,10 @@ class SiteProblem:
         _check_arrays("grid", self.grid, n)
         for name in ("import_limit_w", "export_limit_w", "pv_w"):
             _not_negative("grid", name, getattr(self.grid, name))
-        if self.grid.tracking_weight < 0:
-            raise InputError(source="grid", field="tracking_weight", value=self.grid.tracking_weight, expected="a number >= 0")
+        for name in ("tracking_weight", "peak_price_eur_per_kw", "peak_incurred_w"):
+            _not_negative("grid", name, getattr(self.grid, name))
+        for item in fields(self.soft):
+            _not_negative("soft limits", item.name, getattr(self.soft, item.name))
         for device in self.devices:
             _check_device(device, n)
 
@@ -222,6 +224,10 @@ _MAY_BE_INFINITE = {
 }
 
 
+_NO_LESS_THAN_NOTHING = ("leak_wh", "wear_quadratic", "soc_stress_eur_per_h", "move_weight")
+"""Scalars of a device; negative weights of squares would make the problem one without a least value."""
+
+
 def _check_arrays(source: str, data: GridData | DeviceData, steps: int) -> None:
     for item in fields(data):
         value = getattr(data, item.name)
@@ -236,8 +242,11 @@ def _check_arrays(source: str, data: GridData | DeviceData, steps: int) -> None:
             raise InputError(source=source, field=where, value=float(array[bad].flat[0]), expected="a finite number")
 
 
-def _not_negative(source: str, name: str, array: FloatArray) -> None:
-    if (array < 0).any():
+def _not_negative(source: str, name: str, array: FloatArray | float) -> None:
+    if not isinstance(array, np.ndarray):
+        if not (np.isfinite(array) and array >= 0):
+            raise InputError(source=source, field=name, value=array, expected="a number >= 0")
+    elif (array < 0).any():
         k = int(np.argmax(array < 0))
         raise InputError(source=source, field=f"{name}[{k}]", value=float(array[k]), expected="a number >= 0")
 
@@ -254,8 +263,19 @@ def _check_device(device: DeviceData, steps: int) -> None:
             value=f"{device.energy_min_wh:g} and {device.energy_max_wh:g}",
             expected="a range that is not empty",
         )
-    for name in ("charge_max_w", "discharge_max_w"):
+    if device.energy_low_wh > device.energy_high_wh:
+        raise InputError(
+            source=source,
+            field="energy_low_wh and energy_high_wh",
+            value=f"{device.energy_low_wh:g} and {device.energy_high_wh:g}",
+            expected="the lowest energy of the cycle not above the highest",
+        )
+    for name in ("charge_max_w", "discharge_max_w", *_NO_LESS_THAN_NOTHING):
         _not_negative(source, name, getattr(device, name))
+    if device.cycle_depth_wh < 0:
+        raise InputError(source=source, field="cycle_depth_wh", value=device.cycle_depth_wh, expected="a number >= 0")
+    if not 0 <= device.temperature_a <= 1:
+        raise InputError(source=source, field="temperature_a", value=device.temperature_a, expected="a share in [0, 1]")
     _check_segments(source, device)
     for name in ("eta_charge", "eta_discharge"):
         eta = getattr(device, name)

@@ -1,11 +1,15 @@
 """What cannot be a problem is refused when it is made, by name."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
+from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError
+from core.pack import Pack
+from optimizer.measured import check_measured
 
 
 def bad(array, k, value):
@@ -62,6 +66,14 @@ def test_series_that_are_too_short_are_named(make_site, make_device):
         ({"charge_max_w": np.array([1.0, -1.0])}, r"charge_max_w\[1\]"),
         ({"eta_charge": np.array([0.95, 1.2])}, r"eta_charge\[1\]"),
         ({"eta_discharge": np.array([0.0, 0.95])}, r"eta_discharge\[0\]"),
+        ({"capacity_wh": -100e3}, r"capacity_wh: got -100000\.0"),
+        ({"energy_low_wh": 60e3, "energy_high_wh": 40e3}, "energy_low_wh and energy_high_wh: got '60000 and 40000'"),
+        ({"cycle_depth_wh": -1.0}, "cycle_depth_wh"),
+        ({"leak_wh": -1.0}, "leak_wh"),
+        ({"wear_quadratic": -1e-3}, "wear_quadratic"),
+        ({"soc_stress_eur_per_h": -0.1}, "soc_stress_eur_per_h"),
+        ({"move_weight": -1e-4}, "move_weight"),
+        ({"temperature_a": 1.2}, "temperature_a"),
     ],
 )
 def test_contradictions_are_named(make_site, make_device, change, field):
@@ -79,3 +91,72 @@ def test_negative_pv_and_limits_are_refused(make_site):
     for name in ("pv_w", "import_limit_w", "export_limit_w"):
         with pytest.raises(InputError, match=rf"{name}\[1\]"):
             make_site(np.ones(2), **{name: np.array([1.0, -1.0])})
+
+
+@pytest.mark.parametrize("name", ["peak_price_eur_per_kw", "peak_incurred_w", "tracking_weight"])
+def test_prices_that_would_pay_for_a_peak_without_end_are_refused(make_site, name):
+    with pytest.raises(InputError, match=f"grid: {name}: got -1.0"):
+        make_site(np.ones(2), **{name: -1.0})
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_soft_limits_cost_something(make_site, value):
+    problem = make_site(np.ones(2))
+    with pytest.raises(InputError, match="soft limits: voltage_quadratic"):
+        replace(problem, soft=replace(problem.soft, voltage_quadratic=value))
+
+
+def pack(chemistry, soc_pct, **changes):
+    config = DeviceConfig(
+        device_id="west-2", site_id="s", name="d", chemistry=chemistry, nominal_capacity_ah=100, nominal_voltage_v=360,
+        max_charge_power_w=40_000, max_discharge_power_w=45_000, series_cells=100, parallel_cells=20,
+    )  # fmt: skip
+    made = Pack(config, soc_pct=soc_pct, soh_pct=80, temperature_c=25, ambient_c=20)
+    made.step(changes.pop("power_w", 0.0), 60)
+    return config, replace(made.state(datetime(2026, 1, 1, tzinfo=UTC)), **changes)
+
+
+@pytest.mark.parametrize("chemistry", list(Chemistry))
+@pytest.mark.parametrize("soc", [20.0, 50.0, 80.0, 100.0])
+@pytest.mark.parametrize("power_w", [0.0, 15e3, -15e3])
+def test_half_full_is_50_and_not_one_half(chemistry, soc, power_w):
+    config, state = pack(chemistry, soc, power_w=power_w)
+    check_measured(config, state)
+    with pytest.raises(
+        InputError, match=rf"device west-2: soc_pct: got {soc / 100}.*percent, not a share of 1: .* near those at"
+    ):
+        check_measured(config, replace(state, soc_pct=soc / 100))
+
+
+@pytest.mark.parametrize("chemistry", list(Chemistry))
+@pytest.mark.parametrize("soc", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("power_w", [0.0, -15e3])
+def test_a_pack_that_is_empty_may_say_so(chemistry, soc, power_w):
+    config, state = pack(chemistry, soc)
+    check_measured(config, state)
+    charged, state = pack(chemistry, soc, power_w=power_w)
+    check_measured(charged, replace(state, soc_pct=min(state.soc_pct, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("soc_pct", -1.0),
+        ("soc_pct", 101.0),
+        ("soc_pct", np.nan),
+        ("temperature_c", np.nan),
+        ("voltage_v", np.inf),
+        ("current_a", np.nan),
+    ],
+)
+def test_a_state_that_cannot_be_is_named(name, value):
+    config, state = pack(Chemistry.NMC, 50.0)
+    with pytest.raises(InputError, match=f"device west-2: {name}"):
+        check_measured(config, replace(state, **{name: value}))
+
+
+@pytest.mark.parametrize("name", ["nominal_capacity_ah", "series_cells", "max_charge_power_w"])
+def test_a_negative_capacity_is_named(name):
+    config, state = pack(Chemistry.NMC, 50.0)
+    with pytest.raises(InputError, match=f"device west-2: {name}: got -1"):
+        check_measured(replace(config, **{name: -1}), state)

@@ -280,6 +280,20 @@ def test_a_prediction_that_begins_too_late_is_refused():
         made(prediction=late)
 
 
+def test_series_of_the_wrong_length_and_units_are_refused():
+    with pytest.raises(InputError, match="device west-2: reference_w: got '47 values', expected 48 values"):
+        made(reference_w=np.zeros(N - 1))
+    state = Pack(config(), soc_pct=50, soh_pct=80, temperature_c=25, ambient_c=20).state(NOW)
+    with pytest.raises(InputError, match=r"device west-2: soc_pct: got 0\.5.*share of 1"):
+        made(state=replace(state, soc_pct=0.5))
+    prediction = predict(config(), state, wave(), dt_s=DT_S, start=NOW, ambient_c=20.0)
+    with pytest.raises(InputError, match="device west-2: ambient_c: got '5 values', expected 48 values"):
+        device_data(
+            config(), tightest(config(), [row()], NOW), state, prediction, start=NOW, steps=N, dt_s=DT_S,
+            ambient_c=np.zeros(5), economics=Economics(wear_eur_per_kwh=0.0),
+        )  # fmt: skip
+
+
 def test_an_older_prediction_is_shifted_to_the_horizon():
     """Half an hour old: its third step is the horizon's first."""
     pack = Pack(config(), soc_pct=55, soh_pct=80, temperature_c=25, ambient_c=20)
