@@ -90,6 +90,7 @@ def ingest(options: argparse.Namespace, path: Path) -> None:
         db = connect_mongo(servers.mongodb_uri)
         ensure_collections(db)
         chunks = list(fleet(options.devices, options.documents, start, options.step, options.cells))
+        gc.set_threshold(200_000)  # as `pulsebms telemetry import` does
         gc.collect()
         gc.freeze()  # the input is the caller's: a real one is not kept
         for label in ("new", "again"):
