@@ -1,0 +1,240 @@
+"""The batched solver: a fleet and its meters in, a plan for every device out, whatever happens on the way.
+
+Chain per device: structured -> PIQP -> its last plan one step on -> hold; each step down is counted. Devices that the kernel
+cannot take (check.beyond_kernel) start at PIQP. What the kernel calls solved has passed its audit. The problem is the convex
+one: `FleetSolution.overlap` tells where charge and discharge overlap and optimizer.exclusivity has work to do.
+Not here: the algebra (docs/structured_solver.md), net set points and their replay (optimizer.mpc).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from core.errors import InputError, SolverError
+from optimizer.assembly import SiteQP
+from optimizer.fleet import FleetData
+from optimizer.problem import SiteProblem, SoftCosts
+from optimizer.solvers import RawSolution, solve_piqp
+from optimizer.structured.kernel import SOLVED, route, settle_one, solve_range
+from optimizer.structured.lanes import LANES
+from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
+from optimizer.structured.meters import MeterData
+from optimizer.structured.packing import FleetArrays, MeterArrays, SoftArrays
+
+# ruff: noqa: ANN401 - named tuples of arrays are numba's business.
+log = structlog.get_logger()
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+STRUCTURED, PIQP, SHIFTED, HOLD = range(4)
+SOURCES = ("structured", "piqp", "shifted", "hold")
+OVERLAP_W = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSolution:
+    """Plans of the convex problem; profiles have shape (B, N), the rest (B,)."""
+
+    charge_w: FloatArray
+    discharge_w: FloatArray
+    curtail_w: FloatArray
+    energy_value_eur_per_kwh: FloatArray
+    """Value of stored energy at the end of each step; zero for a plan without duals (shifted, hold)."""
+    meter_price_eur_per_kwh: FloatArray
+    """Marginal cost of net import."""
+    objective_eur: FloatArray
+    """Of the plan, recomputed apart from the solver; NaN where the inputs price nothing."""
+    source: IntArray
+    """Index into SOURCES."""
+    iterations: IntArray
+    gap_eur: FloatArray
+    """Proven distance from the optimum at most; inf where the structured solver did not solve."""
+
+    @property
+    def overlap(self) -> NDArray[np.bool_]:
+        """Devices that charge and discharge at once somewhere."""
+        return np.asarray((np.minimum(self.charge_w, self.discharge_w) > OVERLAP_W).any(axis=1))
+
+
+@dataclass(slots=True)
+class BatchSolver:
+    """Keeps multipliers and last plans between calls; not for use from two threads at once."""
+
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    relative_gap: float = 2e-5
+    """Of the cost, of at least one euro: where iterating ends."""
+    most_iterations: int = 60
+    away: float = 5e-3
+    """Least slack and multiplier of a warm start, in units (layout)."""
+    first_mu: float = 0.03
+    counts: Counter[str] = field(default_factory=Counter)
+    """Plans by source since the beginning."""
+    _order: IntArray | None = None
+    _kept: tuple[Any, Any, Any] | None = None
+    _last: tuple[tuple[str, ...], float, FloatArray, FloatArray, FloatArray] | None = None
+
+    def solve(self, fleet: FleetData, meters: MeterData, dt_s: float, soft: SoftCosts | None = None) -> FleetSolution:
+        """Plan every device; warm from the last call where its devices are the same, one step on.
+
+        Raises InputError when fleet and meters do not fit together or dt_s is no length of time.
+        """
+        soft = soft or SoftCosts()
+        _check(fleet, meters, dt_s)
+        p, m = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters)
+        s = SoftArrays(*[float(getattr(soft, item.name)) for item in fields(SoftCosts)])
+        count, steps, h = fleet.count, fleet.steps, dt_s / 3600.0
+        status = np.empty(count, dtype=np.int64)
+        route(p, m, status)
+        out = tuple(np.zeros((count, steps)) for _ in range(5))
+        iterations, numbers = np.zeros(count, dtype=np.int64), np.zeros((count, 4))
+        objective = np.full(count, np.nan)
+        chosen = np.flatnonzero(status == SOLVED)
+        if len(chosen):
+            self._prepare(chosen, steps)
+            self._run(p, m, s, h, iterations, status, numbers, objective, out)
+        source = np.where(status == SOLVED, STRUCTURED, PIQP)
+        gap = np.where(status == SOLVED, np.abs(numbers[:, 0]) + numbers[:, 1], np.inf)
+        gap = np.divide(gap, numbers[:, 3], out=np.full(count, np.inf), where=numbers[:, 3] > 0)
+        general: SiteQP | None = None
+        for i in np.flatnonzero(source != STRUCTURED):
+            general = self._fall(fleet, meters, dt_s, soft, int(i), general, out, source)
+            objective[i] = settle_one(p, m, s, int(i), h, out[0], out[1], out[2])
+        for name, times in zip(SOURCES, np.bincount(source, minlength=len(SOURCES)).tolist(), strict=True):
+            self.counts[name] += times
+        self._last = (fleet.device_ids, dt_s, out[0], out[1], out[2])
+        return FleetSolution(
+            charge_w=out[0],
+            discharge_w=out[1],
+            curtail_w=out[2],
+            energy_value_eur_per_kwh=out[3],
+            meter_price_eur_per_kwh=out[4],
+            objective_eur=objective,
+            source=source,
+            iterations=iterations,
+            gap_eur=gap,
+        )
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that stay between calls."""
+        arrays = [*(self._kept or ()), *(self._last[2:] if self._last else ())]
+        return int(sum(array.nbytes for array in arrays))
+
+    def _prepare(self, chosen: IntArray, steps: int) -> None:
+        """Devices to lanes; a block whose devices changed starts cold."""
+        blocks = -(-len(chosen) // LANES)
+        order = chosen[np.minimum(np.arange(blocks * LANES), len(chosen) - 1)].reshape(blocks, LANES)
+        if self._kept is None or self._kept[0].shape[:2] != (blocks, steps):
+            kept = np.zeros((blocks, steps, len(STEP_ROWS), 2, LANES), dtype=np.float32)
+            border = np.zeros((blocks, len(HEAD_ROWS), 2, LANES), dtype=np.float32)
+            self._kept = kept, border, np.zeros(blocks, dtype=np.bool_)
+        elif self._order is not None:
+            self._kept[2][:] &= (order == self._order).all(axis=1)
+        self._order = order
+
+    def forget(self) -> None:
+        """Start cold next time."""
+        self._kept = None
+
+    def _run(
+        self,
+        p: Any,
+        m: Any,
+        s: Any,
+        h: float,
+        iterations: IntArray,
+        status: IntArray,
+        numbers: FloatArray,
+        objective: FloatArray,
+        out: tuple[FloatArray, ...],
+    ) -> None:
+        order, kept = self._order, self._kept
+        if order is None or kept is None:
+            return
+        blocks, steps = order.shape[0], out[0].shape[1]
+        threads = max(1, min(self.threads, blocks))
+
+        def part(number: int) -> None:
+            w = np.zeros((HEAD + STEP * steps, LANES))
+            first, last = blocks * number // threads, blocks * (number + 1) // threads
+            solve_range(
+                w, w, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], self.away, self.first_mu, self.relative_gap,
+                self.most_iterations, iterations, status, numbers, objective, out,
+            )  # fmt: skip
+
+        if threads == 1:
+            part(0)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(part, range(threads)))
+
+    def _fall(
+        self,
+        fleet: FleetData,
+        meters: MeterData,
+        dt_s: float,
+        soft: SoftCosts,
+        i: int,
+        general: SiteQP | None,
+        out: tuple[FloatArray, ...],
+        source: IntArray,
+    ) -> SiteQP | None:
+        """Rows i of `out` and `source` from the rest of the chain; the general problem is handed on to be filled again."""
+        try:
+            problem = SiteProblem(dt_s=dt_s, grid=meters.meter(i), devices=(fleet.device(i),), soft=soft)
+            if general is None:
+                general = SiteQP(problem)
+            else:
+                general.update(problem)
+            _read(general, solve_piqp(general), problem.dt_h, i, out)
+        except (SolverError, InputError) as error:
+            log.warning("fleet_solver_failed", device_id=fleet.device_ids[i], why=str(error))
+            source[i] = self._repeat(fleet, dt_s, i, out)
+        return general
+
+    def _repeat(self, fleet: FleetData, dt_s: float, i: int, out: tuple[FloatArray, ...]) -> int:
+        """The device's last plan one step on, idle at the end; else idle throughout."""
+        for array in out:
+            array[i] = 0.0
+        if self._last is None or self._last[1] != dt_s or self._last[2].shape[1] != fleet.steps:
+            return HOLD
+        ids = self._last[0]
+        last = i if len(ids) > i and ids[i] == fleet.device_ids[i] else _find(ids, fleet.device_ids[i])
+        if last is None:
+            return HOLD
+        for array, before in zip(out[:3], self._last[2:], strict=True):
+            array[i, :-1] = before[last, 1:]
+        return SHIFTED
+
+
+def _arrays(kind: Any, data: FleetData | MeterData) -> Any:
+    names: tuple[str, ...] = kind._fields
+    return kind(*[np.ascontiguousarray(getattr(data, name)) for name in names])
+
+
+def _find(ids: tuple[str, ...], wanted: str) -> int | None:
+    return ids.index(wanted) if wanted in ids else None
+
+
+def _check(fleet: FleetData, meters: MeterData, dt_s: float) -> None:
+    if not (np.isfinite(dt_s) and dt_s > 0):
+        raise InputError(source="fleet", field="dt_s", value=dt_s, expected="seconds > 0")
+    shape = meters.buy_eur_per_kwh.shape
+    if shape != (fleet.count, fleet.steps):
+        raise InputError(
+            source="meters", field="shape", value=shape, expected=f"{(fleet.count, fleet.steps)}, one meter for each device"
+        )
+
+
+def _read(qp: SiteQP, solution: RawSolution, h: float, i: int, out: tuple[FloatArray, ...]) -> None:
+    for array, columns in zip(out[:3], (qp.device(0, "c"), qp.device(0, "d"), qp.grid("u")), strict=True):
+        array[i] = 1000.0 * np.maximum(solution.x[columns], 0.0)
+    out[3][i] = solution.equality_duals[qp.equality_rows(0, "energy")]
+    out[4][i] = -solution.equality_duals[qp.equality_rows(None, "balance")] / h
