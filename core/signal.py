@@ -1,6 +1,6 @@
 """A dispatch signal: net import that the site is asked for over time, with holes where nothing is asked.
 
-Here: the value object and its values on another grid. Not here: where it comes from (serving.signal_file, stores), tracking it
+Here: the value object and its values on another grid. Not here: where it comes from (serving.series_file, stores), tracking it
 (optimizer.problem).
 """
 

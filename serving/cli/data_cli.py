@@ -1,4 +1,4 @@
-"""`pulsebms site load|list|signal` and `pulsebms data fetch`."""
+"""`pulsebms site load|list|signal` and `pulsebms data fetch|replay|load`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from rich.table import Table
 
 from core.errors import InputError
 from serving.clock_config import clock_from_env
-from serving.dispatch.inputs import SIGNAL
-from serving.signal_file import read_signal
+from serving.dispatch.inputs import PRICE, SIGNAL
+from serving.series_file import FORMATS, column_of, read_series_file
+from serving.site_inputs import replay_inputs
 from serving.site_loader import load_site, site_config
 from stores import datasets
 from stores.connections import open_stores
@@ -22,7 +23,7 @@ from stores.postgres.sites import list_sites
 from stores.settings import StoreSettings
 
 site_app = typer.Typer(help="Sites: load one from a YAML file, list them.", no_args_is_help=True)
-data_app = typer.Typer(help="Real input data: fetch it once, keep it.", no_args_is_help=True)
+data_app = typer.Typer(help="Input data: fetch real prices, replay them, load your own series.", no_args_is_help=True)
 console = Console()
 
 
@@ -62,7 +63,7 @@ def signal(
         if file is None:
             console.print(f"{withdraw_series(stores.pg, site_id, SIGNAL, now)} steps from {now.isoformat()} on withdrawn")
             return
-        series = read_signal(file, site)
+        series = read_series_file(file, SIGNAL, site)
         write_series(stores.pg, site_id, series, now)
         console.print(
             f"{len(series)} steps of {series.dt_s:g} s from {series.start.isoformat()} to {series.end.isoformat()}, "
@@ -79,3 +80,49 @@ def fetch() -> None:
     settings = StoreSettings.from_env()
     info = datasets.fetch(settings.data_dir, console.print)
     console.print(info)
+
+
+@data_app.command("replay")
+def replay(
+    site: str = typer.Option(..., "--site", help="Site id."),
+    days: int = typer.Option(7, "--days", min=1, max=60, help="Days ahead."),
+) -> None:
+    """Give a site inputs for the days ahead: fetched prices of the same season of 2023 moved to today, standard load, PV.
+
+    For trying a site out. A site with a price feed of its own uses `pulsebms data load`. Again, it replaces the same values.
+    """
+    settings = StoreSettings.from_env()
+    datasets.fetch(settings.data_dir, console.print)
+    prices = datasets.load_prices(settings.data_dir)
+    with open_stores(settings, migrate=True) as stores:
+        now = clock_from_env().now()
+        scenario, count = replay_inputs(stores, site_config(stores.pg, site), prices, now, days)
+        series = scenario.price_eur_per_kwh
+        console.print(
+            f"{count} values from {series.start:%Y-%m-%d %H:%M} to {series.end:%Y-%m-%d %H:%M} UTC; "
+            f"prices are those of {series.start - scenario.price_shift:%Y-%m-%d} onward",
+            soft_wrap=True,
+        )
+
+
+@data_app.command("load")
+def load_data(
+    file: Path = typer.Argument(..., help="CSV with the columns time and the series' own (see --series)."),
+    site: str = typer.Option(..., "--site", help="Site id."),
+    series: str = typer.Option(
+        PRICE, "--series", help=f"Which series: {', '.join(f'{name} (column {c.name})' for name, c in FORMATS.items())}."
+    ),
+) -> None:
+    """Load a series of your own: prices, forecasts, meter values. It counts as known from now on; all of it, or nothing.
+
+    Stamps are ISO 8601 with a UTC offset (UTC, or the site's own), without gaps. Loading again replaces what was known before.
+    """
+    column = column_of(series)
+    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
+        loaded = read_series_file(file, series, site_config(stores.pg, site))
+        write_series(stores.pg, site, loaded, clock_from_env().now())
+        console.print(
+            f"{series}: {len(loaded)} values of {loaded.dt_s:g} s from {loaded.start.isoformat()} to {loaded.end.isoformat()}, "
+            f"{loaded.values.min():g} to {loaded.values.max():g} {column.unit}",
+            soft_wrap=True,
+        )

@@ -13,7 +13,8 @@ import numpy as np
 
 from core.series import Series
 from core.site import SiteConfig
-from serving.dispatch.inputs import AMBIENT, GRID_IMPORT, LOAD_ACTUAL, LOAD_FORECAST, PRICE, PV_ACTUAL, PV_FORECAST
+from serving.dispatch.inputs import GRID_IMPORT, LOAD_ACTUAL, PV_ACTUAL
+from serving.site_inputs import write_known_beforehand
 from stores import datasets
 from stores.connections import Stores
 from stores.datasets import Scenario
@@ -46,22 +47,8 @@ def prepare(stores: Stores, site: SiteConfig, prices: Series, start: datetime, d
         delete_series(stores.pg, site_id)
         delete_decisions(stores.pg, site_id)
     scenario = datasets.build_scenario(site, prices, start, int(np.ceil(days)), seed=SEED)
-    for published, known_at in scenario.day_ahead:
-        write_series(stores.pg, site.site_id, _renamed(published, PRICE), known_at)
-    # Each day's PV forecast uses the day before: it is known only then.
-    for forecast, known_at in scenario.pv_ahead:
-        write_series(stores.pg, site.site_id, _renamed(forecast, PV_FORECAST), known_at)
-    before = start - timedelta(days=2)
-    for name, series in (
-        (LOAD_FORECAST, scenario.load_forecast_w),
-        (AMBIENT, scenario.ambient_c),
-    ):
-        write_series(stores.pg, site.site_id, _renamed(series, name), before)
+    write_known_beforehand(stores, site.site_id, scenario, start - timedelta(days=2))
     return scenario
-
-
-def _renamed(series: Series, name: str) -> Series:
-    return Series(name, series.start, series.dt_s, series.values)
 
 
 @dataclass(slots=True)

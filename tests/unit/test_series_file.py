@@ -1,4 +1,4 @@
-"""A dispatch signal: read from a file with every fault named, and brought onto a grid with holes."""
+"""Series from files: every fault named, each quantity in its own unit; a dispatch signal brought onto a grid with holes."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 from core.errors import InputError
 from core.signal import DispatchSignal, SignalStep
-from serving.signal_file import read_signal
+from serving.dispatch.inputs import LOAD_FORECAST, PRICE, SIGNAL
+from serving.series_file import read_series_file
 from serving.site_loader import read_site_file
 
 SITE = read_site_file(Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml")
 T0 = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
-def read(tmp_path, text):
+def read(tmp_path, text, name=SIGNAL):
     file = tmp_path / "signal.csv"
     file.write_text(text, encoding="utf-8")
-    return read_signal(file, SITE)
+    return read_series_file(file, name, SITE)
 
 
 def rows(*pairs):
@@ -76,10 +77,29 @@ def test_a_fault_is_named(tmp_path, name):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match="a readable file"):
-        read_signal(tmp_path / "none.csv", SITE)
+        read_series_file(tmp_path / "none.csv", SIGNAL, SITE)
     (tmp_path / "binary.csv").write_bytes(b"time,net_import_w\n\xff\xfe,1\n")
     with pytest.raises(InputError, match="UTF-8"):
-        read_signal(tmp_path / "binary.csv", SITE)
+        read_series_file(tmp_path / "binary.csv", SIGNAL, SITE)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "says"),
+    [
+        (PRICE, "eur_per_kwh", 80.0, "80 EUR/MWh is 0.08"),
+        (LOAD_FORECAST, "load_w", -1.0, "not negative"),
+        (PRICE, "eur_per_mwh", 80.0, "a column eur_per_kwh; did you mean 'eur_per_mwh'"),
+    ],
+)
+def test_each_series_has_its_own_unit(tmp_path, name, column, value, says):
+    text = f"time,{column}\n2026-01-15T12:00Z,{value}\n2026-01-15T13:00Z,{value}\n"
+    with pytest.raises(InputError, match=says):
+        read(tmp_path, text, name)
+
+
+def test_an_unknown_series_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'load_forecast_w'"):
+        read(tmp_path, rows(("2026-01-15T12:00Z", 1)), "load_forcast_w")
 
 
 def step(minute, length_s, value, known=0):
