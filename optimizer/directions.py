@@ -58,12 +58,12 @@ class Choice:
     """Whether the search ended by itself, not by its time limit."""
 
 
-def choose(qp: SiteQP, a: IntArray, b: IntArray, points: list[FloatArray], *, every_row: bool) -> Choice | None:
-    """Directions for the pairs of columns (a, b), given points to linearise at; None when HiGHS has no answer in time."""
+def choose(qp: SiteQP, a: IntArray, b: IntArray, points: list[FloatArray]) -> Choice | None:
+    """Directions for the pairs of columns (a, b), given the points seen so far; None when HiGHS has no answer in time."""
     m, n = len(a), qp.size
     curved = np.flatnonzero(qp.p > 0)
     width = n + m + len(curved)  # x, binaries, one bound on each quadratic term
-    inequality, low, high = _inequalities(qp, _steps(qp, a), points, every_row=every_row)
+    inequality, low, high = _inequalities(qp, _steps(qp, a), points)
     body = sp.vstack([qp.a, inequality], format="csr")
     body = sp.hstack([body, sp.csr_matrix((body.shape[0], width - n))], format="csr")
     rows, upper_a, upper_b = np.arange(m), qp.xu[a], qp.xu[b]
@@ -103,20 +103,21 @@ def choose(qp: SiteQP, a: IntArray, b: IntArray, points: list[FloatArray], *, ev
 
 
 def _inequalities(
-    qp: SiteQP, steps: list[tuple[int, int]], points: list[FloatArray], *, every_row: bool
+    qp: SiteQP, steps: list[tuple[int, int]], points: list[FloatArray]
 ) -> tuple[sp.csr_matrix, FloatArray, FloatArray]:
-    """The QP's rows and the hull's, but for those without a bound and, unless `every_row`, those far from binding."""
+    """The QP's rows and the hull's, but for those without a bound and those far from binding at every point.
+
+    A point that breaks a row left out is one of the next round's, and so is the row.
+    """
     cuts, ceilings = hull_rows(qp, steps)
     matrix = sp.vstack([qp.g, cuts], format="csr")
     low, high = np.concatenate([qp.gl, np.full(len(ceilings), -np.inf)]), np.concatenate([qp.gu, ceilings])
-    keep = np.isfinite(low) | np.isfinite(high)
-    if not every_row:
-        largest = np.maximum(abs(matrix).max(axis=1).toarray().ravel(), 1e-3)
-        room = np.min([np.minimum(high - v, v - low) for v in (matrix @ x for x in points)], axis=0)
-        near = room < MARGIN * largest
-        for name in METER_ROWS:  # other directions swing the meter most
-            near[qp.meter_rows(name)] = True
-        keep &= near
+    largest = np.maximum(abs(matrix).max(axis=1).toarray().ravel(), 1e-3)
+    room = np.min([np.minimum(high - v, v - low) for v in (matrix @ x for x in points)], axis=0)
+    near = room < MARGIN * largest
+    for name in METER_ROWS:  # other directions swing the meter most
+        near[qp.meter_rows(name)] = True
+    keep = near & (np.isfinite(low) | np.isfinite(high))
     return matrix[keep], low[keep], high[keep]
 
 

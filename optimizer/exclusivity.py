@@ -7,7 +7,7 @@ A convex relaxation burns energy by doing both where import is cheap or negative
 2. Ties. Where that price is just met overlap earns nothing: the net directions are fixed and the QP solved again.
 3. Branching. A mixed-integer problem (optimizer.directions) with the convex hull of each step (optimizer.hull) chooses the
    directions of just those pairs and gives a better lower bound; the QP is solved again with them. It is repeated with more pairs
-   (that flow both ways now), all rows, or more tangents of quadratic terms, until both bounds meet.
+   (that flow both ways now), rows (that were broken) and tangents of quadratic terms, until both bounds meet.
 
 The meter's import and export are treated alike where export earns more than import costs, and netted elsewhere.
 Not here: the relaxation's solvers.
@@ -78,9 +78,9 @@ def enforce(qp: SiteQP, solve: Solve, relaxed: RawSolution) -> Exclusive:
         search.add(qp, _solve_fixed(qp, solve, _net_directions(relaxed.x, a, b, conflict)))
         if search.met():
             return search.result(qp)
-    points, active, every_row = [relaxed.x], np.union1d(conflict, _by_duals(qp, relaxed)), False
+    points, active = [relaxed.x], np.union1d(conflict, _by_duals(qp, relaxed))
     for _ in range(ROUNDS):
-        choice = choose(qp, a[active], b[active], points, every_row=every_row)
+        choice = choose(qp, a[active], b[active], points)
         if choice is None:
             break
         search.lower = max(search.lower, choice.bound_eur)
