@@ -41,17 +41,17 @@ def _terms_with(force):
     """Terms of the border from what `force` gives for its inequalities."""
 
     @stage
-    def border_terms(state, work, constants, target):
+    def border_terms(state, work, constants, targets):
         """Terms that the border brings: last energy (Hessian, gradient); highest/lowest (hh, hl, ll, h, l)."""
         aimed = load(constants, TARGETED)
         at = load(constants, TARGET)
-        none = 0.0 * target
-        w_h, f_h = force(state, 0, work, 0, B_HIGHEST, -load(constants, HIGHEST), target)
-        w_l, f_l = force(state, 0, work, 0, B_LOWEST, load(constants, LOWEST), target)
-        w_d, f_d = force(state, 0, work, 0, B_DEPTH, load(constants, DEPTH), target)
-        w_z, f_z = force(state, 0, work, 0, B_DEPTH_SLACK, none, target)
-        w_1, f_1 = force(state, 0, work, 0, B_TARGET_LOW, none, target)
-        w_2, f_2 = force(state, 0, work, 0, B_TARGET_HIGH, none, target)
+        none = 0.0 * targets[0]
+        w_h, f_h = force(state, 0, work, 0, B_HIGHEST, -load(constants, HIGHEST), targets)
+        w_l, f_l = force(state, 0, work, 0, B_LOWEST, load(constants, LOWEST), targets)
+        w_d, f_d = force(state, 0, work, 0, B_DEPTH, load(constants, DEPTH), targets)
+        w_z, f_z = force(state, 0, work, 0, B_DEPTH_SLACK, none, targets)
+        w_1, f_1 = force(state, 0, work, 0, B_TARGET_LOW, none, targets)
+        w_2, f_2 = force(state, 0, work, 0, B_TARGET_HIGH, none, targets)
         # Depth: highest - lowest - zD <= depth, zD >= 0.
         zd_inverse, zd_gradient = 1.0 / (w_d + w_z), load(constants, DEPTH_COST) - f_d - f_z
         depth_weight, depth_force = w_d * w_z * zd_inverse, f_d + w_d * zd_gradient * zd_inverse
@@ -90,7 +90,7 @@ def _walk_with(visit):
     """Walk over the border's inequalities."""
 
     @stage
-    def walk_border(state, work, constants, target, top, low, last_e, totals):
+    def walk_border(state, work, constants, targets, top, low, last_e, totals):
         """Visit the border's inequalities with their slacks; a device without target keeps those of the target where they are."""
         w_d = load(state, 2 * B_DEPTH + 1) * load(work, 2 * B_DEPTH)
         z_d = (w_d * (top - low) - load(work, ZD_GRAD)) * load(work, ZD_INV)
@@ -98,13 +98,13 @@ def _walk_with(visit):
         price = load(work, AIM_CURVE) * (last_e + load(work, AIM_SHIFT))
         miss = (price - load(work, MISS_GRAD)) / load(work, MISS_CURVE)
         z_f = -(load(work, ZF_GRAD) + load(work, ZF_SLOPE) * miss) * load(work, ZF_INV)
-        totals = visit(state, 0, work, 0, B_HIGHEST, top - load(constants, HIGHEST), target, totals)
-        totals = visit(state, 0, work, 0, B_LOWEST, load(constants, LOWEST) - low, target, totals)
-        totals = visit(state, 0, work, 0, B_DEPTH, load(constants, DEPTH) - top + low + z_d, target, totals)
-        totals = visit(state, 0, work, 0, B_DEPTH_SLACK, z_d, target, totals)
+        totals = visit(state, 0, work, 0, B_HIGHEST, top - load(constants, HIGHEST), targets, totals)
+        totals = visit(state, 0, work, 0, B_LOWEST, load(constants, LOWEST) - low, targets, totals)
+        totals = visit(state, 0, work, 0, B_DEPTH, load(constants, DEPTH) - top + low + z_d, targets, totals)
+        totals = visit(state, 0, work, 0, B_DEPTH_SLACK, z_d, targets, totals)
         for row, slack in ((B_TARGET_LOW, z_f + miss), (B_TARGET_HIGH, z_f - miss)):
             held = load(state, 2 * row)
-            totals = visit(state, 0, work, 0, row, held + aimed * (slack - held), target, totals)
+            totals = visit(state, 0, work, 0, row, held + aimed * (slack - held), targets, totals)
         return totals
 
     return walk_border

@@ -33,11 +33,13 @@ class Settings:
     follow: float = 0.6
     """The barrier parameter shrinks where the devices' mean step, weighted by power, exceeds this."""
     restart_below_mu: float = 1e-3
+    straggler_step: float = 0.02
+    """Devices with a shorter step start anew at the present price."""
     net_tolerance: float = 1e-5
     """Largest |fleet's net power - the meter's|."""
     prediction_tolerance: float = 1e-4
     first_steps: int = 3
-    last_steps: int = 3
+    last_steps: int = 1
     max_sweeps: int = 40
     threads: int = 2
     deadline_s: float = np.inf
@@ -81,10 +83,10 @@ def coordinate(
     unit_kw = float(iterate.blocks.weights_kw().sum())
     next_mu = max(mu * settings.shrink, settings.last_mu)
 
-    def run(at: FloatArray, *, newton_steps: int, plain: bool, restart: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def run(at: FloatArray, *, newton_steps: int, slowest: float):  # type: ignore[no-untyped-def]  # noqa: ANN202
         start_s = time.perf_counter()
         answer = sweep(
-            iterate, PRICE_UNIT, at, meter.dt_h, mu, next_mu, newton_steps=newton_steps, plain=plain, restart=restart, pool=pool,
+            iterate, PRICE_UNIT, at, meter.dt_h, mu, next_mu, newton_steps=newton_steps, slowest=slowest, pool=pool,
             threads=settings.threads,
         )  # fmt: skip
         outcome.sweep_s += time.perf_counter() - start_s
@@ -95,7 +97,7 @@ def coordinate(
         return answer
 
     outcome = Outcome(price, np.zeros(meter.steps), np.zeros(meter.steps), False, 0, mu, np.inf, False)
-    answer = run(price, newton_steps=steps, plain=False, restart=False)
+    answer = run(price, newton_steps=steps, slowest=0.0)
     mu = next_mu
     while outcome.sweeps < settings.max_sweeps and time.perf_counter() - began_s < settings.deadline_s:
         start_s = time.perf_counter()
@@ -106,8 +108,7 @@ def coordinate(
         answer = run(
             met.price_eur_per_kwh,
             newton_steps=settings.last_steps if last else 1,
-            plain=last,
-            restart=mu < settings.restart_below_mu,
+            slowest=settings.straggler_step if mu < settings.restart_below_mu else 0.0,
         )
         outcome.price_eur_per_kwh, outcome.fleet_kw, outcome.curtail_kw = met.price_eur_per_kwh, answer.net_kw, met.curtail_kw
         outcome.mu, outcome.slack = mu, met.slack

@@ -80,12 +80,12 @@ def _ratios_with(walk, walk_border):
     """Forward pass that keeps what the walks keep."""
 
     @stage
-    def ratios(data, constants, state, border_state, work, border_work, prices, target):
-        """Run the solution forward, visit every inequality; (worst ratio, sum l t, its change); keeps the new inputs."""
+    def ratios(data, constants, state, border_state, work, border_work, prices, targets):
+        """Run the solution forward, visit every inequality; the walk's totals; keeps the new inputs."""
         decay = load(constants, DECAY)
         top, low = solve_border(border_work)
         e = heat = 0.0 * top
-        totals = (1e-9 + 0.0 * top, 0.0 * top, 0.0 * top)
+        totals = (1e-9 + 0.0 * top, 0.0 * top, 0.0 * top, 0.0 * top)
         for k in range(len(prices)):
             d, s, w = k * DATA_ROWS, k * STATE_ROWS, k * WORK_ROWS
             c, q = inputs(work, w, e, heat, top, low)
@@ -96,9 +96,9 @@ def _ratios_with(walk, walk_border):
             z_t = (weight_difference(state, s, work, w, T_HIGH, T_LOW) * heat - load(work, w + ZT_GRAD)) * load(work, w + ZT_INV)
             volt = load(data, d + VOLT_E) * e + load(data, d + VOLT_N) * (c - q)
             z_v = (weight_difference(state, s, work, w, V_HIGH, V_LOW) * volt - load(work, w + ZV_GRAD)) * load(work, w + ZV_INV)
-            totals = walk(state, s, work, w, data, d, constants, target, (c, q, e, heat, z_e, z_t, z_v, top, low), totals)
+            totals = walk(state, s, work, w, data, d, constants, targets, (c, q, e, heat, z_e, z_t, z_v, top, low), totals)
             e, heat = next_state(data, d, decay, c, q, e, heat)
-        return walk_border(border_state, border_work, constants, target, top, low, e, totals)
+        return walk_border(border_state, border_work, constants, targets, top, low, e, totals)
 
     return ratios
 

@@ -123,20 +123,20 @@ def gradients(data, d, constants, work, w, weights, forces, price):
 
 
 @stage
-def factorise(data, constants, state, border_state, work, border_work, prices, target):
+def factorise(data, constants, state, border_state, work, border_work, prices, targets):
     """Factorise at the present slacks and multipliers, with the gradient of a step towards l t = target.
 
     prices: scaled price of net power per stage, (N + 1,). Leaves gains in `work` and the border's system in `border_work`.
     """
     decay, curve, relief = load(constants, DECAY), load(constants, CURVE), load(constants, RELIEF)
-    none = 0.0 * target
-    last, border = border_first(border_state, border_work, constants, target)
+    none = 0.0 * targets[0]
+    last, border = border_first(border_state, border_work, constants, targets)
     p_ee, q_e = last
     y_hh, y_hl, y_ll, g_h, g_l = border
     p_et = p_tt = q_t = s_eh = s_el = s_th = s_tl = none
     for k in range(len(prices) - 1, -1, -1):
         d, s, w = k * DATA_ROWS, k * STATE_ROWS, k * WORK_ROWS
-        weights, forces = collect_first(state, s, work, w, data, d, target)
+        weights, forces = collect_first(state, s, work, w, data, d, targets)
         # Slacks out.
         ee, ec, ed, cc, dd, cd = energy_elimination(data, d, work, w, weights, relief, load(constants, E_CURVE))
         inverse_t, h_tt = pair_elimination(weights[9], weights[10], weights[11], load(constants, T_CURVE))
@@ -198,14 +198,14 @@ def factorise(data, constants, state, border_state, work, border_work, prices, t
 
 
 @stage
-def correct(data, constants, state, border_state, work, border_work, prices, target):
-    """Gradient with the second-order term of the affine step kept in `work`, through the factorisation kept there."""
+def correct(data, constants, state, border_state, work, border_work, prices, targets):
+    """Gradient with the second-order term of the first pass kept in `work`, through the factorisation kept there."""
     decay = load(constants, DECAY)
-    last, border = border_second(border_state, border_work, constants, target)
-    q_e, q_t, g_h, g_l = last[1], 0.0 * target, border[3], border[4]
+    last, border = border_second(border_state, border_work, constants, targets)
+    q_e, q_t, g_h, g_l = last[1], 0.0 * targets[0], border[3], border[4]
     for k in range(len(prices) - 1, -1, -1):
         d, s, w = k * DATA_ROWS, k * STATE_ROWS, k * WORK_ROWS
-        weights, forces = collect_second(state, s, work, w, data, d, target)
+        weights, forces = collect_second(state, s, work, w, data, d, targets)
         r_c, r_d, r_e, r_t = gradients(data, d, constants, work, w, weights, forces, prices[k])
         r_c = r_c + load(data, d + GAIN_C) * q_e + load(data, d + HEAT_C) * q_t
         r_d = r_d - load(data, d + LOSS_D) * q_e + load(data, d + HEAT_D) * q_t

@@ -29,13 +29,13 @@ from optimizer.site_fleet.layout import (
 from optimizer.site_fleet.recursion import correct, factorise
 from optimizer.site_fleet.rows import WORK_ROWS
 from optimizer.site_fleet.sensitivity import CHAIN_ROWS, add_sensitivity
-from optimizer.structured.lanes import least, load, most, store
+from optimizer.structured.lanes import least, load, most, stage, store
 
 FloatArray = NDArray[np.float64]
 STEP_SHARE = 0.998
 """Of the way to the boundary."""
-STRAGGLER = 0.02
-"""A device whose step is shorter starts anew at the present price."""
+SETTLED, SETTLED_STEP = 3.0, 0.9
+"""A device is settled when its complementarity is below this many times the target and its last step was longer than this."""
 RESTART_MU = 1.0
 RESTART_STEPS = 60
 HEALTHY = 1e12
@@ -96,29 +96,31 @@ def _start_all(data, constants, state, border, flows, mu):  # type: ignore[no-un
             start_lane(data[b], constants[b], state[b], border[b], flows[b], lane, mu)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
-def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu, plain):  # type: ignore[no-untyped-def]
-    """One step of a block towards complementarity `mu`: Mehrotra's, no faster than each device can follow, or Newton's if `plain`.
+@stage
+def _exceeds(x, y):  # type: ignore[no-untyped-def]
+    """1.0 where x > y, else 0.0."""
+    return least(most(1e30 * (x - y), 0.0), 1.0)
 
-    Mehrotra's second-order term has no fixed point at mu > 0, so that the last steps are Newton's.
-    """
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu):  # type: ignore[no-untyped-def]
+    """One step of a block towards complementarity `mu`, no faster than each device can follow."""
     stages = len(prices)
     none = 0.0 * load(constants, WEIGHT)
     count = 1.0 / (INEQUALITIES * stages + BORDER_INEQUALITIES)
-    target = mu + none
-    factorise(data, constants, state, border, work, border_work, prices, target if plain else none)
-    products = load(report, MU) / count
-    if not plain:
-        worst, products, change = ratios_first(data, constants, state, border, work, border_work, prices, none)
-        step = least(1.0, 1.0 / worst)
-        left = most(1.0 - step + step * step * change / products, 0.0)
-        target = most(mu, least(left * left * left, 1.0) * products * count)
-        correct(data, constants, state, border, work, border_work, prices, target)
-    worst, first, second = ratios_second(data, constants, state, border, work, border_work, prices, target)
+    factorise(data, constants, state, border, work, border_work, prices, (none, none))
+    worst, products, linear, square = ratios_first(data, constants, state, border, work, border_work, prices, (none, none))
+    step = least(1.0, 1.0 / worst)
+    left = most(1.0 - step + step * step * square / products, 0.0)
+    settled = _exceeds(SETTLED * mu, products * count) * _exceeds(load(report, STEP), SETTLED_STEP)
+    target = most(mu, (1.0 - settled) * least(left * left * left, 1.0) * products * count)
+    targets = (target, 1.0 - settled)
+    correct(data, constants, state, border, work, border_work, prices, targets)
+    worst, products, linear, square = ratios_second(data, constants, state, border, work, border_work, prices, targets)
     step = least(1.0, STEP_SHARE / worst)
     take_step(state, border, work, border_work, flows, step, stages)
     store(report, STEP, step)
-    store(report, MU, (products + step * first + step * step * second) * count)
+    store(report, MU, (products + step * linear + step * step * square) * count)
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
@@ -137,7 +139,7 @@ def _restart(data, constants, state, border, flows, report, slowest):  # type: i
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _sweep(
-    first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, plain, slowest, net, predicted, total
+    first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, slowest, net, predicted, total
 ):  # type: ignore[no-untyped-def]
     stages = len(prices)
     work = np.zeros((stages * WORK_ROWS, LANES))
@@ -148,20 +150,20 @@ def _sweep(
     for b in range(first, last):
         args = (data[b], constants[b], state[b], border[b], flows[b])
         for _ in range(newton_steps):
-            _newton(*args, work, border_work, report[b], prices, mu, plain)
+            _newton(*args, work, border_work, report[b], prices, mu)
         found = _restart(*args, report[b], slowest)
         restarts += found
         for _ in range(RESTART_STEPS):
             if found == 0:
                 break
-            _newton(*args, work, border_work, report[b], prices, mu, False)
+            _newton(*args, work, border_work, report[b], prices, mu)
             _restart(*args, report[b], 0.0)
             found = 0
             for lane in range(LANES):
                 if not (report[b, MU, lane] < 3.0 * mu and report[b, STEP, lane] > 0.5):
                     found += 1
         weight = load(constants[b], WEIGHT)
-        factorise(data[b], constants[b], state[b], border[b], work, border_work, prices, next_mu + 0.0 * weight)
+        factorise(data[b], constants[b], state[b], border[b], work, border_work, prices, (next_mu + 0.0 * weight, 0.0 * weight))
         predict(data[b], constants[b], work, border_work, ahead, stages - 1)
         add_sensitivity(data[b], constants[b], work, border_work, chain, total, weight, stages - 1)
         for k in range(stages - 1):
@@ -174,9 +176,9 @@ def _sweep(
 
 def sweep(
     iterate: Iterate, price_unit: float, price_eur_per_kwh: FloatArray, dt_h: float, mu: float, next_mu: float, *, newton_steps: int,
-    plain: bool, restart: bool, pool: ThreadPoolExecutor, threads: int,
+    slowest: float, pool: ThreadPoolExecutor, threads: int,
 ) -> Answer:  # fmt: skip
-    """Newton steps of all devices at price (N,), then their answer; `plain` leaves out Mehrotra's term, `restart` starts stragglers anew."""
+    """Newton steps of all devices at price (N,), then their answer; devices with a step below `slowest` start anew."""
     blocks = iterate.blocks
     n = blocks.steps
     factor = dt_h / price_unit
@@ -187,7 +189,7 @@ def sweep(
     def run(i: int) -> int:
         return int(_sweep(
             cuts[i], cuts[i + 1], blocks.data, blocks.constants, iterate.state, iterate.border, iterate.flows, iterate.report,
-            prices, mu, next_mu, newton_steps, plain, STRAGGLER if restart else 0.0, *parts[i],
+            prices, mu, next_mu, newton_steps, slowest, *parts[i],
         ))  # fmt: skip
 
     restarts = sum(pool.map(run, range(threads)))
