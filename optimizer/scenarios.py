@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import piqp
@@ -31,7 +32,10 @@ from optimizer.replay import Replay, project, replay
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-MAX_ITER = 200
+MAX_ITER = 60
+TOLERANCES = ((1e-8, 1e-9, 1e-8, 1e-9), (1e-6, 1e-7, 1e-4, 1e-6))
+"""(absolute, relative, duality gap in EUR, relative gap). The second when the first is not reached: where money hardly decides,
+the last digits of the duals are beyond double precision and the iteration goes round."""
 OVERLAP_KW = 1e-3
 FLIPS = 2
 """Overlapping first steps of which the other direction is tried too."""
@@ -223,11 +227,7 @@ class _Stacked:
         fixed = np.where(free, 0.0, self.xl)
         rows = np.isfinite(self.gl) | np.isfinite(self.gu)
         moved = (self.g @ fixed)[rows]
-        solver = piqp.SparseSolver()
-        solver.settings.eps_abs, solver.settings.eps_rel, solver.settings.max_iter = 1e-8, 1e-9, MAX_ITER
-        # Below these the long rows of the bills cost the factorisation its last digits, and it stalls short of the tolerance.
-        solver.settings.reg_lower_limit, solver.settings.reg_finetune_lower_limit = 1e-8, 1e-10
-        solver.setup(
+        data = (
             sp.diags(self.p[free], format="csc"),
             self.q[free],
             self.a[:, free],
@@ -238,14 +238,32 @@ class _Stacked:
             self.xl[free],
             self.xu[free],
         )
-        status = solver.solve()
-        if status != piqp.PIQP_SOLVED:
+        iterations = 0
+        for tolerance in TOLERANCES:
+            status, found, count = _piqp(data, tolerance)
+            iterations += count
+            if status == piqp.PIQP_SOLVED:
+                break
+        else:
             raise SolverError(f"scenarios, PIQP: {status}")
         x = fixed.copy()
-        x[free] = np.array(solver.result.x)
+        x[free] = found
         if not np.isfinite(x).all():
             raise SolverError("scenarios: a number of the solution is not finite")
-        return x, float(0.5 * x @ (self.p * x) + self.q @ x + self.constant), int(solver.result.info.iter)
+        return x, float(0.5 * x @ (self.p * x) + self.q @ x + self.constant), iterations
+
+
+def _piqp(data: tuple[Any, ...], tolerance: tuple[float, float, float, float]) -> tuple[Any, FloatArray, int]:
+    """(status, x, iterations)."""
+    solver = piqp.SparseSolver()
+    settings = solver.settings
+    settings.eps_abs, settings.eps_rel, settings.eps_duality_gap_abs, settings.eps_duality_gap_rel = tolerance
+    # Below these the long rows of the bills cost the factorisation its last digits.
+    settings.reg_lower_limit, settings.reg_finetune_lower_limit = 1e-8, 1e-10
+    settings.max_iter = MAX_ITER
+    solver.setup(*data)
+    status = solver.solve()
+    return status, np.array(solver.result.x), int(solver.result.info.iter)
 
 
 def _bill_row(qp: SiteQP, problem: SiteProblem) -> FloatArray:

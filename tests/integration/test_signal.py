@@ -1,5 +1,6 @@
 """From files and records in the stores to what a policy sees: dispatch signal, billing month's peak, errors, ages of inputs."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -217,3 +218,30 @@ def test_a_time_that_is_none_is_named(cli, moment):
     result = cli("plan", "--site", "demo", "--at", moment)
     assert result.exit_code != 0
     assert "--at" in str(result.exception)
+
+
+def test_scenarios_come_from_what_the_stores_recorded(stores, site):
+    """Twelve days of load that was forecast too low or too high by turns, prices unknown after half of the horizon."""
+    days = 12
+    start, count = NOW - timedelta(days=days), days * 96
+    known = start - timedelta(days=1)
+    g = np.random.default_rng(0)
+    actual = 2e4 + 4e3 * np.repeat(g.choice([-1.0, 1.0], days), 96) + 500 * g.normal(size=count)
+    price = 0.10 + 0.05 * np.sin(np.arange(days * 24) / 24 * 2 * np.pi) + 0.02 * g.normal(size=days * 24)
+    for name, dt_s, values, known_at in (
+        (LOAD_FORECAST, 3600.0, np.full(days * 24, 2e4), known),
+        (LOAD_ACTUAL, 900.0, actual, NOW),
+        (PRICE, 3600.0, price, known),
+    ):
+        write_series(stores.pg, site.site_id, Series(name, start, dt_s, values), known_at)
+    observation = observe(stores, site)
+    assert len(observation.errors["load_w"]) == count
+    (record,) = ranked_policies(stores.pg, site.site_id)
+    risky = {"uncertainty": "scenarios", "scenario_count": 5, "cvar_weight": 0.5}
+    decision = MpcPolicy(replace(record, config=risky)).decide(observation)
+    assert decision.plan["status"] == "optimal"
+    told = decision.plan["uncertainty"]
+    assert (told["mode"], told["count"]) == ("scenarios", 5)
+    assert max(told["bills_eur"]) - min(told["bills_eur"]) > 1.0
+    record_decision(stores.pg, decision)
+    assert last_decision(stores.pg, site.site_id).plan["uncertainty"] == told

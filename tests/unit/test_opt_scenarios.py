@@ -225,3 +225,12 @@ def test_the_same_scenarios_give_the_same_plan(make_random_site):
     first = solver.solve(cases)
     solver.solve(spread(make_random_site(5, N, 2), 3))
     assert np.array_equal(solver.solve(cases).first_w, first.first_w)
+
+
+def test_a_tolerance_beyond_reach_gives_way_to_the_second(make_random_site, monkeypatch):
+    cases = spread(strict(make_random_site(2, N, 1)), 3)
+    exact = ScenarioSolver(cvar_weight=0.5).solve(cases)
+    monkeypatch.setattr(scenarios, "TOLERANCES", ((0.0, 0.0, 0.0, 0.0), scenarios.TOLERANCES[1]))
+    near = ScenarioSolver(cvar_weight=0.5).solve(cases)
+    assert near.iterations > exact.iterations
+    assert near.objective_eur == pytest.approx(exact.objective_eur, rel=1e-5, abs=1e-4)
