@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from core.ageing import degradation
 from core.battery.cells import CELLS, capacity_wh
 from core.battery.ecm import OUTPUTS, STATE, simulate
+from core.calibration import NOMINAL, Calibration
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
 from core.pack import ecm_parameters
@@ -35,13 +36,15 @@ def predict(
     dt_s: float,
     start: datetime,
     ambient_c: float | FloatArray,
+    calibration: Calibration | None = None,
 ) -> Prediction:
     """Simulate power_profile_w (N,), mean power of each step, from a measured state; ambient_c is a number or (N,).
 
     Raises InputError when the profile is empty or holds a number that is not finite, or when its length is no whole
     number of hours.
     """
-    return predict_many([config], [state], np.asarray(power_profile_w)[None, :], dt_s=dt_s, start=start, ambient_c=ambient_c)[0]
+    profiles = np.asarray(power_profile_w)[None, :]
+    return predict_many([config], [state], profiles, dt_s=dt_s, start=start, ambient_c=ambient_c, calibrations=[calibration])[0]
 
 
 def predict_many(
@@ -52,15 +55,19 @@ def predict_many(
     dt_s: float,
     start: datetime,
     ambient_c: float | FloatArray,
+    calibrations: Sequence[Calibration | None] | None = None,
 ) -> list[Prediction]:
     """Predictions of M devices at once: power_profiles_w (M, N), ambient_c a number, (N,) or (M, N).
+
+    `calibrations`, one or None a device, act on the parameters and are named in the metadata.
 
     Raises InputError naming the device whose profile or state is not usable.
     """
     power = np.ascontiguousarray(power_profiles_w, dtype=np.float64)
     _check(configs, states, power, dt_s)
     m, n = power.shape
-    parameters = np.stack([ecm_parameters(c, s.soh_pct) for c, s in zip(configs, states, strict=True)])
+    known = [None] * m if calibrations is None else calibrations
+    parameters = np.stack([circuit_parameters(c, s, k) for c, s, k in zip(configs, states, known, strict=True)])
     history = np.empty((m, n, len(OUTPUTS) + len(STATE)))
     simulate(
         np.array([[s.soc_pct / 100.0, 0.0, s.temperature_c] for s in states]),
@@ -72,9 +79,15 @@ def predict_many(
         history,
     )
     return [
-        _prediction(c, s, power[i], history[i], parameters[i], dt_s, start)
-        for i, (c, s) in enumerate(zip(configs, states, strict=True))
+        _prediction(c, s, power[i], history[i], parameters[i], dt_s, start, k)
+        for i, (c, s, k) in enumerate(zip(configs, states, known, strict=True))
     ]
+
+
+def circuit_parameters(config: DeviceConfig, state: PackState, calibration: Calibration | None) -> FloatArray:
+    """The device's parameter row with its calibration in it, if there is one."""
+    factors = NOMINAL if calibration is None else calibration.factors
+    return factors.apply(ecm_parameters(config, state.soh_pct))
 
 
 def _check(configs: Sequence[DeviceConfig], states: Sequence[PackState], power: FloatArray, dt_s: float) -> None:
@@ -105,6 +118,7 @@ def _prediction(
     parameters: FloatArray,
     dt_s: float,
     start: datetime,
+    calibration: Calibration | None,
 ) -> Prediction:
     soc_pct, temperature_c = history[:, 5] * 100.0, history[:, 7].copy()
     return Prediction(
@@ -127,6 +141,8 @@ def _prediction(
             dt_s,
         ),
         model_type=MODEL_TYPE,
+        calibration_date=None if calibration is None else calibration.calibrated_at,
+        calibration_score=None if calibration is None else calibration.score,
         parameters={
             "r0_ohm": float(parameters[2]),
             "r1_ohm": float(parameters[3]),
@@ -134,6 +150,7 @@ def _prediction(
             "coulomb_efficiency": float(parameters[6]),
             "heat_capacity_j_per_k": float(parameters[7]),
             "cooling_w_per_k": float(parameters[8]),
+            **(NOMINAL if calibration is None else calibration.factors).as_parameters(),
         },
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.battery.cells import CELLS, energy_curve_wh
+from core.calibration import Factors
 from core.devices import Chemistry, DeviceConfig, PackState
 from core.errors import InputError
 from core.limits import SOC_TAPER_FLOOR, SOC_TAPER_PCT, Condition, PackLimits, power_bounds
@@ -95,9 +96,11 @@ def device_data(
                 expected=f"{steps} values",
             )
     index = _index(prediction, start, steps, dt_s)
-    curve = energy_curve_wh(config, state.soh_pct)
+    # The twin's calibration came with the prediction: capacity, resistance and cooling are the measured pack's.
+    factors = Factors.from_parameters(prediction.parameters)
+    curve = factors.capacity * energy_curve_wh(config, state.soh_pct)
     energy_full_wh = float(curve[-1])
-    parameters, ocv = ecm_parameters(config, state.soh_pct), CELLS[config.chemistry].ocv_table()
+    parameters, ocv = factors.apply(ecm_parameters(config, state.soh_pct)), CELLS[config.chemistry].ocv_table()
     series = config.series_cells
     soc = np.clip(np.concatenate([[state.soc_pct], prediction.soc_profile_pct[index][:-1]]) / 100.0, 0.0, 1.0)
     temperature = np.concatenate([[state.temperature_c], prediction.temperature_profile_c[index][:-1]])
