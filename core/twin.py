@@ -15,7 +15,7 @@ from core.ageing import degradation
 from core.battery.cells import CELLS, capacity_wh
 from core.battery.ecm import OUTPUTS, STATE, simulate
 from core.calibration import NOMINAL, Calibration
-from core.devices import DeviceConfig, PackState
+from core.devices import Chemistry, DeviceConfig, PackState
 from core.errors import InputError
 from core.pack import ecm_parameters
 from core.predictions import Prediction
@@ -68,20 +68,40 @@ def predict_many(
     m, n = power.shape
     known = [None] * m if calibrations is None else calibrations
     parameters = np.stack([circuit_parameters(c, s, k) for c, s, k in zip(configs, states, known, strict=True)])
-    history = np.empty((m, n, len(OUTPUTS) + len(STATE)))
-    simulate(
-        np.array([[s.soc_pct / 100.0, 0.0, s.temperature_c] for s in states]),
-        power,
-        np.stack([CELLS[c.chemistry].ocv_table() for c in configs]),
-        parameters,
-        np.broadcast_to(np.asarray(ambient_c, dtype=np.float64), (m, n)).copy(),
-        dt_s,
-        history,
-    )
+    ambient = np.broadcast_to(np.asarray(ambient_c, dtype=np.float64), (m, n))
+    soc, temperature_c = (np.array([getattr(s, name) for s in states]) for name in ("soc_pct", "temperature_c"))
+    chemistries = [c.chemistry for c in configs]
+    history = run_circuit(chemistries, parameters, soc / 100.0, temperature_c, power, ambient, dt_s)
     return [
         _prediction(c, s, power[i], history[i], parameters[i], dt_s, start, k)
         for i, (c, s, k) in enumerate(zip(configs, states, known, strict=True))
     ]
+
+
+def run_circuit(
+    chemistries: Sequence[Chemistry],
+    parameters: FloatArray,
+    soc: FloatArray,
+    temperature_c: FloatArray,
+    power_w: FloatArray,
+    ambient_c: FloatArray,
+    dt_s: float,
+) -> FloatArray:
+    """M circuits through N steps from SoC (M,) (0-1), temperature (M,) and no polarisation; parameters (M, row), power and
+    ambient (M, N). Returns (M, N, 8): OUTPUTS, then STATE, of core.battery.ecm, at the end of each step.
+    """
+    m, n = power_w.shape
+    history = np.empty((m, n, len(OUTPUTS) + len(STATE)))
+    simulate(
+        np.stack([soc, np.zeros(m), temperature_c], axis=1),
+        np.ascontiguousarray(power_w, dtype=np.float64),
+        np.stack([CELLS[chemistry].ocv_table() for chemistry in chemistries]),
+        parameters,
+        np.ascontiguousarray(ambient_c, dtype=np.float64),
+        dt_s,
+        history,
+    )
+    return history
 
 
 def circuit_parameters(config: DeviceConfig, state: PackState, calibration: Calibration | None) -> FloatArray:
