@@ -52,8 +52,8 @@ def _least_slack(total, cost, curve):  # type: ignore[no-untyped-def]
 
 
 @stage
-def _block(data, constants, state, border, flows, energies, prices):  # type: ignore[no-untyped-def]
-    """Lower bound of eight devices, scaled."""
+def _block(data, constants, state, border, flows, energies, prices, worths):  # type: ignore[no-untyped-def]
+    """Lower bound of eight devices, scaled; `worths` becomes minus the value of energy at the end of each step."""
     stages = len(prices)
     none = 0.0 * load(constants, DECAY)
     top = low = e = none
@@ -74,7 +74,12 @@ def _block(data, constants, state, border, flows, energies, prices):  # type: ig
     aim = load(constants, TARGETED) * least(1.0, load(constants, TARGET_COST) / (under + over)) * (over - under)
     bound = bound - aim * load(constants, TARGET)
     worth, warmth = aim, none  # multipliers of the next energy and temperature
-    decay, curve, stress, relief = load(constants, DECAY), load(constants, CURVE), load(constants, STRESS), load(constants, RELIEF)
+    decay, curve, stress, relief = (
+        load(constants, DECAY),
+        load(constants, CURVE),
+        load(constants, STRESS),
+        load(constants, RELIEF),
+    )
     wear = load(constants, WEAR)
     for k in range(stages - 1, -1, -1):
         s, d = k * STATE_ROWS, k * DATA_ROWS
@@ -98,6 +103,7 @@ def _block(data, constants, state, border, flows, energies, prices):  # type: ig
         above, below = share_top * _multiplier(state, s, TOP), share_low * _multiplier(state, s, BOTTOM)
         bound = bound + (above - below) * load(data, d + FREE_E)
         # Inputs.
+        store(worths, k, worth)
         net = prices[k] + load(data, d + MOVE) + load(data, d + VOLT_N) * (volt - sag)
         slope = wear + net + taper_c + load(data, d + GAIN_C) * worth + load(data, d + HEAT_C) * warmth
         bound = bound + _least_input(curve, slope, load(data, d + MAX_C))
@@ -113,29 +119,42 @@ def _block(data, constants, state, border, flows, energies, prices):  # type: ig
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _bounds(first, last, data, constants, state, border, flows, prices, result):  # type: ignore[no-untyped-def]
+def _bounds(first, last, data, constants, state, border, flows, prices, result, worths):  # type: ignore[no-untyped-def]
     energies = np.zeros((len(prices), LANES))
     for b in range(first, last):
-        store(result, b, _block(data[b], constants[b], state[b], border[b], flows[b], energies, prices))
+        store(result, b, _block(data[b], constants[b], state[b], border[b], flows[b], energies, prices, worths[b]))
 
 
 def fleet_bound(
     iterate: Iterate, fleet: FleetData, price_eur_per_kwh: FloatArray, dt_h: float, pool: ThreadPoolExecutor, threads: int
-) -> float:
-    """Lower bound, EUR, on the devices' cost plus h price' net power (N,), from the iterate's multipliers."""
+) -> tuple[float, FloatArray]:
+    """Lower bound, EUR, on the devices' cost plus h price' net power, from the iterate's multipliers; and what those say that
+    stored energy is worth at the end of each step, EUR/kWh, (B, N).
+    """
     blocks = iterate.blocks
     prices = np.concatenate([price_eur_per_kwh * dt_h / PRICE_UNIT, [0.0]])
     result = np.zeros((blocks.blocks, LANES))
+    worths = np.empty((blocks.blocks, blocks.steps + 1, LANES))
     cuts = [blocks.blocks * i // threads for i in range(threads + 1)]
 
     def run(i: int) -> None:
         _bounds(
-            cuts[i], cuts[i + 1], blocks.data, blocks.constants, iterate.state, iterate.border, iterate.flows, prices, result
+            cuts[i],
+            cuts[i + 1],
+            blocks.data,
+            blocks.constants,
+            iterate.state,
+            iterate.border,
+            iterate.flows,
+            prices,
+            result,
+            worths,
         )
 
     list(pool.map(run, range(threads)))
     scaled = result * blocks.weights_kw() * PRICE_UNIT
-    return float(scaled.ravel()[: blocks.count].sum()) + _constant(fleet, dt_h)
+    value = -PRICE_UNIT * worths[:, :-1].transpose(0, 2, 1).reshape(-1, blocks.steps)[: blocks.count]
+    return float(scaled.ravel()[: blocks.count].sum()) + _constant(fleet, dt_h), value
 
 
 def _constant(fleet: FleetData, dt_h: float) -> float:

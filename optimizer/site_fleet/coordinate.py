@@ -33,11 +33,11 @@ class Settings:
     follow: float = 0.6
     """The barrier parameter shrinks where the devices' mean step, weighted by power, exceeds this."""
     restart_below_mu: float = 1e-3
-    straggler_step: float = 0.02
+    straggler_step: float = 0.1
     """Devices with a shorter step start anew at the present price."""
-    net_tolerance: float = 1e-5
+    net_tolerance: float = 5e-5
     """Largest |fleet's net power - the meter's|."""
-    prediction_tolerance: float = 1e-4
+    prediction_tolerance: float = 5e-4
     first_steps: int = 3
     last_steps: int = 1
     max_sweeps: int = 40

@@ -49,7 +49,7 @@ from optimizer.site_fleet.layout import (
     VOLT_E,
     VOLT_N,
 )  # fmt: skip
-from optimizer.structured.lanes import load, most, stage, store
+from optimizer.structured.lanes import inverse, load, most, stage, store
 
 # Workspace of a stage: per inequality 1/t (dl/l once a step is known) and dt/t; then gains, eliminations and new inputs.
 (K_CE, K_CT, K_CH, K_CL, K_DE, K_DT, K_DH, K_DL, K_C, K_D, J_CC, J_CD, J_DD, Z_INV, Z_E, Z_C, Z_D, Z_GRAD, ZT_INV, ZT_GRAD,
@@ -61,7 +61,7 @@ WORK_ROWS = 2 * INEQUALITIES + 24
 def first_force(state, s, work, w, r, rhs, targets):
     """(l / t, gradient constant) of row r, towards l t = target without second-order term; keeps 1/t and no ratio."""
     l = load(state, s + 2 * r + 1)
-    inverse_t = 1.0 / load(state, s + 2 * r)
+    inverse_t = inverse(load(state, s + 2 * r))
     store(work, w + 2 * r, inverse_t)
     store(work, w + 2 * r + 1, 0.0)
     weight = l * inverse_t
@@ -132,7 +132,7 @@ def second_ratio(state, s, work, w, r, slack, targets, totals):
     t, l = load(state, s + 2 * r), load(state, s + 2 * r + 1)
     inverse_t, first = load(work, w + 2 * r), load(work, w + 2 * r + 1)
     ratio = (slack - t) * inverse_t
-    growth = targets[0] * inverse_t / l - 1.0 - ratio + targets[1] * first * (1.0 + first)
+    growth = targets[0] * inverse_t * inverse(l) - 1.0 - ratio + targets[1] * first * (1.0 + first)
     store(work, w + 2 * r, growth)
     store(work, w + 2 * r + 1, ratio)
     product = l * t

@@ -40,9 +40,10 @@ RESTART_MU = 1.0
 RESTART_STEPS = 60
 HEALTHY = 1e12
 """Above, or NaN, a mean complementarity says that the device's step has failed."""
-STEP, MU = 0, 1
+PATIENCE = 3.0
+STEP, MU, SLOW = 0, 1, 2
 REPORT_ROWS = 3
-"""Per lane: step length, mean complementarity after it, Newton steps so far."""
+"""Per lane: step length, mean complementarity after it, number of slow steps in a row."""
 
 
 @dataclass(slots=True)
@@ -125,14 +126,13 @@ def _newton(data, constants, state, border, flows, work, border_work, report, pr
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
 def _restart(data, constants, state, border, flows, report, slowest):  # type: ignore[no-untyped-def]
-    """Start lanes anew that failed or hardly moved; their number."""
+    """Start lanes anew that failed, or hardly moved in PATIENCE steps one after the other; their number."""
     found = 0
     for lane in range(LANES):
-        healthy = abs(report[MU, lane]) < HEALTHY
-        if not healthy or report[STEP, lane] < slowest:
+        report[SLOW, lane] = report[SLOW, lane] + 1.0 if report[STEP, lane] < slowest else 0.0
+        if not abs(report[MU, lane]) < HEALTHY or report[SLOW, lane] >= PATIENCE:
             start_lane(data, constants, state, border, flows, lane, RESTART_MU)
-            report[MU, lane] = RESTART_MU
-            report[STEP, lane] = 0.0
+            report[STEP, lane], report[MU, lane], report[SLOW, lane] = 0.0, RESTART_MU, 0.0
             found += 1
     return found
 

@@ -1,0 +1,46 @@
+"""No device charges and discharges at once: where the relaxation does both, its direction is fixed to the net one.
+
+Both at once can pay only where power at the meter has a price low enough to be burnt (optimizer.exclusivity). Fixing all such
+slots at once is a choice, not a proof; what it may cost is bounded by the relaxation's dual bound, which the plan carries. Slots
+below the threshold are left to the plan's net set points. Not here: exact branching, which is for few devices.
+"""
+# ruff: noqa: ANN001, ANN202
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import njit
+
+from optimizer.site_fleet.layout import DATA_ROWS, LANES, LEAST_POWER, MAX_C, MAX_D, WEIGHT
+from optimizer.site_fleet.sweep import Iterate
+
+BOTH_WAYS = 2e-3
+"""Scaled power from which a flow counts; what the barrier leaves is well below."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _fix(first, last, data, constants, flows):  # type: ignore[no-untyped-def]
+    found = 0
+    for b in range(first, last):
+        for k in range(flows.shape[1] // 2 - 1):
+            for lane in range(LANES):
+                charge, discharge = flows[b, 2 * k, lane], flows[b, 2 * k + 1, lane]
+                if min(charge, discharge) > BOTH_WAYS:
+                    row = k * DATA_ROWS + (MAX_D if charge >= discharge else MAX_C)
+                    data[b, row, lane] = LEAST_POWER
+                    if constants[b, WEIGHT, lane] > 0.0:
+                        found += 1
+    return found
+
+
+def fix_directions(iterate: Iterate, pool: ThreadPoolExecutor, threads: int) -> int:
+    """Forbid the smaller of two flows of the same device and step in the packed data; the number of slots where it was done."""
+    blocks = iterate.blocks
+    cuts = np.linspace(0, blocks.blocks, threads + 1).astype(int)
+
+    def run(i: int) -> int:
+        return int(_fix(int(cuts[i]), int(cuts[i + 1]), blocks.data, blocks.constants, iterate.flows))
+
+    return sum(pool.map(run, range(threads)))

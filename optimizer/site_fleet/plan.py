@@ -1,0 +1,120 @@
+"""A large site's plan as arrays, and the same as the optimizer's Plan. Not here: how it is found (solver)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.decisions import Reason
+from optimizer.plan import DevicePlan, Plan
+from optimizer.problem import SiteProblem
+from optimizer.reasons import Binding
+from optimizer.site_fleet.reasons import LIMITS, REASONS
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteFleetPlan:
+    """A plan that has passed the independent replay; device arrays (B, N), states at the END of each step, meter arrays (N,)."""
+
+    dt_s: float
+    device_ids: tuple[str, ...]
+    power_w: FloatArray
+    """Net, discharge positive; no device charges and discharges at once."""
+    energy_wh: FloatArray
+    temperature_c: FloatArray
+    voltage_v: FloatArray
+    energy_value_eur_per_kwh: FloatArray
+    """What one more stored kWh would be worth at the end of the step; zero where no price was found."""
+    meter_price_eur_per_kwh: FloatArray
+    import_w: FloatArray
+    export_w: FloatArray
+    curtail_w: FloatArray
+    objective_eur: float
+    energy_cost_eur: float
+    wear_eur: float
+    peak_w: float
+    dual_bound_eur: float
+    """No plan costs less (the relaxation in which devices may charge and discharge at once); -inf when none was computed."""
+    converged: bool
+    source: str
+    """`warm`, `cold`, `re-projected` (the last plan) or `hold`."""
+    status: str
+    """`optimal`, or everything that was wrong on the way."""
+    violations: tuple[str, ...]
+    """Limits that the state or the load has already broken, each by the most it is exceeded; no plan breaks another."""
+    residual: float
+    """Largest difference between the fleet's net power and the meter's, as a share of the fleet's power, before repair."""
+    both_ways: int
+    """Slots whose direction had to be fixed because doing both at once would have paid."""
+    sweeps: int
+    solve_s: float
+    reason_codes: NDArray[np.int8]
+    """Index into REASONS."""
+    limit_bits: NDArray[np.uint16]
+    """Bit j is set where LIMITS[j] is touched."""
+
+    @property
+    def gap_eur(self) -> float:
+        """How much better the best plan might at most be."""
+        return self.objective_eur - self.dual_bound_eur
+
+    @property
+    def relative_gap(self) -> float:
+        """gap_eur over the objective's size, at least one euro."""
+        return self.gap_eur / max(1.0, abs(self.objective_eur))
+
+    def reason(self, i: int, k: int) -> Reason:
+        """Why device i does what it does in step k."""
+        return REASONS[int(self.reason_codes[i, k])]
+
+    def limits(self, i: int, k: int) -> tuple[str, ...]:
+        """Names of the limits that device i touches in step k."""
+        bits = int(self.limit_bits[i, k])
+        return tuple(name for j, name in enumerate(LIMITS) if bits >> j & 1)
+
+
+def as_plan(plan: SiteFleetPlan, problem: SiteProblem) -> Plan:
+    """The optimizer's Plan; limits are told by nearness, so that they carry no price."""
+    slots: dict[int, tuple[Binding, ...]] = {}
+    for bits in np.unique(plan.limit_bits).tolist():
+        slots[bits] = tuple(Binding(name, None) for j, name in enumerate(LIMITS) if bits >> j & 1)
+    devices = tuple(
+        DevicePlan(
+            device_id=device.device_id,
+            power_w=plan.power_w[i],
+            energy_wh=plan.energy_wh[i],
+            soc_pct=device.soc_pct(plan.energy_wh[i]),
+            temperature_c=plan.temperature_c[i],
+            voltage_v=plan.voltage_v[i],
+            energy_value_eur_per_kwh=plan.energy_value_eur_per_kwh[i],
+            reasons=tuple(REASONS[code] for code in plan.reason_codes[i].tolist()),
+            limits=tuple(slots[bits] for bits in plan.limit_bits[i].tolist()),
+        )
+        for i, device in enumerate(problem.devices)
+    )
+    weights = problem.grid.tracking_weights()
+    off: tuple[float | None, ...] = ()
+    if problem.grid.target_w is not None and weights.any():
+        net = plan.import_w - plan.export_w - problem.grid.target_w
+        off = tuple(float(value) if weight > 0 else None for value, weight in zip(net, weights, strict=True))
+    return Plan(
+        dt_s=plan.dt_s,
+        devices=devices,
+        grid_import_w=plan.import_w,
+        grid_export_w=plan.export_w,
+        curtail_w=plan.curtail_w,
+        meter_price_eur_per_kwh=plan.meter_price_eur_per_kwh,
+        objective_eur=plan.objective_eur,
+        energy_cost_eur=plan.energy_cost_eur,
+        wear_eur=plan.wear_eur,
+        peak_w=plan.peak_w,
+        solver="site_fleet",
+        status=plan.status,
+        iterations=plan.sweeps,
+        solve_s=plan.solve_s,
+        deviation_w=off,
+    )

@@ -1,0 +1,258 @@
+"""Plans for a site of many devices: warm or cold solve, directions, repair, replay; and what happens when a step of that fails.
+
+Chain: warm start, cold start, the last plan re-projected onto today's limits, hold. Every plan returned has passed the independent
+replay; every fall down the chain is named in its status. Not here: the interior point (coordinate and below).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from core.errors import InputError, SolverError
+from optimizer.fleet import FleetData, stack
+from optimizer.plan import Plan
+from optimizer.problem import DeviceData, GridData, SiteProblem, SoftCosts
+from optimizer.site_fleet.bound import fleet_bound
+from optimizer.site_fleet.coordinate import Outcome, Settings, coordinate
+from optimizer.site_fleet.directions import fix_directions
+from optimizer.site_fleet.layout import Blocks, pack
+from optimizer.site_fleet.master import Meter
+from optimizer.site_fleet.plan import SiteFleetPlan, as_plan
+from optimizer.site_fleet.reasons import explain
+from optimizer.site_fleet.repair import repair
+from optimizer.site_fleet.replay import FleetReplay, replay
+from optimizer.site_fleet.sweep import Iterate
+from optimizer.site_fleet.warm import Memory, carry, shifted
+
+log = structlog.get_logger()
+FloatArray = NDArray[np.float64]
+REPORTED_GAP = 2e-4
+"""Of the objective, at least of one euro: a larger one is named in the status."""
+REFUSED_GAP = 2e-2
+"""From here on a warm start is not believed: the solve starts cold."""
+DIRECTION_ROUNDS = 2
+
+
+@dataclass(slots=True)
+class _Found:
+    """A candidate plan."""
+
+    source: str
+    power_w: FloatArray
+    curtail_w: FloatArray
+    run: FleetReplay
+    notes: list[str]
+    price: FloatArray
+    value: FloatArray
+    bound_eur: float = -np.inf
+    outcome: Outcome | None = None
+    both_ways: int = 0
+
+
+@dataclass(slots=True)
+class SiteFleetSolver:
+    """Keeps memory, compiled code and the last solve between calls; not to be used by two threads at once."""
+
+    settings: Settings = field(default_factory=Settings)
+    fallback_counts: Counter[str] = field(default_factory=Counter)
+    _blocks: Blocks | None = None
+    _memory: Memory | None = None
+    _pool: ThreadPoolExecutor | None = None
+
+    def solve(
+        self, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts | None = None, *, shift_steps: int = 1
+    ) -> SiteFleetPlan:
+        """The best plan found, checked; `shift_steps` is how many steps time has moved since the last solve.
+
+        Raises InputError when grid and fleet do not fit together, SolverError when not even holding passes the replay.
+        """
+        began_s = time.perf_counter()
+        soft = soft or SoftCosts()
+        _check(grid, fleet, dt_s)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.settings.threads)
+        failures: list[str] = []
+        found: list[_Found] = []
+        for source in ("warm", "cold", "re-projected", "hold"):
+            if source in ("warm", "re-projected") and not self._remembers(fleet, shift_steps):
+                continue
+            try:
+                if source in ("warm", "cold"):
+                    candidate = self._optimise(source, grid, fleet, dt_s, soft, shift_steps)
+                else:
+                    candidate = self._fall_back(source, grid, fleet, dt_s, soft, shift_steps)
+            except SolverError as error:
+                self._failed(source, str(error), failures)
+                continue
+            found.append(candidate)
+            if candidate.outcome is None or _relative_gap(candidate) <= REFUSED_GAP or self._exact_enough(candidate):
+                break
+            self._failed(source, f"gap {_relative_gap(candidate):.1e}", failures)
+        if not found:
+            raise SolverError("; ".join(failures))
+        best = min(found, key=lambda candidate: candidate.run.objective_eur)
+        bound = max(candidate.bound_eur for candidate in found)
+        return self._finish(grid, fleet, dt_s, best, bound, failures, began_s)
+
+    def plan(self, problem: SiteProblem, *, shift_steps: int = 1) -> Plan:
+        """A SiteProblem's plan in the form of the other solvers; raises like `solve`."""
+        return as_plan(
+            self.solve(problem.grid, stack(problem.devices), problem.dt_s, problem.soft, shift_steps=shift_steps), problem
+        )
+
+    def _exact_enough(self, candidate: _Found) -> bool:
+        """Whether the gap is large for a reason that a cold start would not mend: directions, or limits that cannot be kept."""
+        outcome = candidate.outcome
+        return outcome is not None and outcome.converged and (candidate.both_ways > 0 or outcome.slack)
+
+    def _remembers(self, fleet: FleetData, shift_steps: int) -> bool:
+        memory = self._memory
+        known = memory is not None and memory.power_w.shape[1] == fleet.steps and 0 <= shift_steps < fleet.steps
+        return known and memory is not None and bool(set(memory.device_ids) & set(fleet.device_ids))
+
+    def _optimise(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:
+        pool, settings, memory, dt_h = self._pool, self.settings, self._memory, dt_s / 3600.0
+        assert pool is not None  # noqa: S101 - set by solve
+        same = self._blocks is not None and (self._blocks.steps, self._blocks.count) == (fleet.steps, fleet.count)
+        self._blocks = pack(fleet, dt_s, soft, self._blocks)
+        iterate = (
+            memory.iterate if same and memory is not None and memory.iterate.blocks is self._blocks else Iterate(self._blocks)
+        )
+        most_kw = (fleet.charge_max_w + fleet.discharge_max_w).sum(axis=0) / 1000.0
+        meter = Meter.of(grid, dt_h, soft, most_kw)
+        tariff = 0.5 * (grid.buy_eur_per_kwh + grid.sell_eur_per_kwh)
+        if source == "warm" and memory is not None:
+            carry(iterate, fleet.device_ids, memory, shift_steps, settings.warm_mu)
+            price = shifted(memory.price - memory.tariff, shift_steps) + tariff
+            mu, steps = settings.warm_mu, 1
+        else:
+            iterate.start_cold(settings.first_mu)
+            price, mu, steps = tariff, settings.first_mu, settings.first_steps
+        self._memory = None  # its arrays are about to change
+        outcome = coordinate(iterate, meter, price, settings, pool, mu=mu, steps=steps)
+        unit_kw = float(self._blocks.weights_kw().sum())
+        bound, value = fleet_bound(iterate, fleet, outcome.price_eur_per_kwh, dt_h, pool, settings.threads)
+        bound += meter.lower_bound(outcome.price_eur_per_kwh, unit_kw)
+        both = 0
+        for _ in range(DIRECTION_ROUNDS):
+            more = fix_directions(iterate, pool, settings.threads)
+            if more == 0:
+                break
+            both += more
+            own = Memory(fleet.device_ids, iterate, outcome.price_eur_per_kwh, tariff, np.empty(0), np.empty(0))
+            carry(iterate, fleet.device_ids, own, 0, settings.warm_mu)
+            outcome = coordinate(iterate, meter, outcome.price_eur_per_kwh, settings, pool, mu=settings.warm_mu, steps=1)
+        charge, discharge = iterate.powers_kw()
+        candidate = self._accept(
+            source, grid, fleet, dt_s, soft, 1000.0 * (discharge - charge), 1000.0 * outcome.curtail_kw, outcome.price_eur_per_kwh,
+            value,
+        )  # fmt: skip
+        candidate.bound_eur, candidate.outcome, candidate.both_ways = bound, outcome, both
+        self._memory = Memory(
+            fleet.device_ids, iterate, outcome.price_eur_per_kwh, tariff, candidate.power_w, candidate.curtail_w
+        )
+        return candidate
+
+    def _fall_back(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:
+        power, curtail = np.zeros((fleet.count, fleet.steps)), np.zeros(fleet.steps)
+        price = 0.5 * (grid.buy_eur_per_kwh + grid.sell_eur_per_kwh)
+        memory = self._memory
+        if source == "re-projected" and memory is not None:
+            where = {device_id: i for i, device_id in enumerate(memory.device_ids)}
+            last = shifted(memory.power_w, shift_steps)
+            for i, device_id in enumerate(fleet.device_ids):
+                if device_id in where:
+                    power[i] = last[where[device_id]]
+            curtail = shifted(memory.curtail_w, shift_steps)
+        return self._accept(source, grid, fleet, dt_s, soft, power, curtail, price, np.zeros_like(power))
+
+    def _accept(
+        self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, power_w: FloatArray,
+        curtail_w: FloatArray, price: FloatArray, value: FloatArray,
+    ) -> _Found:  # fmt: skip
+        """Repair and replay; raises SolverError when a hard limit is broken all the same."""
+        pool = self._pool
+        assert pool is not None  # noqa: S101 - set by solve
+        power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w)
+        run = replay(grid, fleet, dt_s, soft, power, curtail, pool, self.settings.threads)
+        if run.hard_violations:
+            raise SolverError("replay refused the plan: " + "; ".join(run.hard_violations[:3]))
+        return _Found(source, power, curtail, run, [], price, value)
+
+    def _failed(self, source: str, why: str, failures: list[str]) -> None:
+        self.fallback_counts[source] += 1
+        failures.append(f"{source}: {why}")
+        log.warning("site_fleet_failed", source=source, why=why)
+
+    def _finish(
+        self, grid: GridData, fleet: FleetData, dt_s: float, found: _Found, bound: float, failures: list[str], began_s: float
+    ) -> SiteFleetPlan:
+        run, outcome = found.run, found.outcome
+        codes, bits = explain(grid, fleet, found.power_w, run, found.value, found.price)
+        gap = run.objective_eur - bound
+        notes = list(failures)
+        if outcome is None:
+            notes.append("the last plan, re-projected" if found.source == "re-projected" else "hold")
+        elif gap > REPORTED_GAP * max(1.0, abs(run.objective_eur)):
+            notes.append(f"at most {gap:.3g} EUR from the best")
+        if found.both_ways:
+            notes.append(f"{found.both_ways} slots would gain from charging and discharging at once and may not")
+        notes += [f"limit not kept: {text}" for text in run.soft_violations]
+        return SiteFleetPlan(
+            dt_s=dt_s,
+            device_ids=fleet.device_ids,
+            power_w=found.power_w,
+            energy_wh=run.energy_wh,
+            temperature_c=run.temperature_c,
+            voltage_v=run.voltage_v,
+            energy_value_eur_per_kwh=found.value,
+            meter_price_eur_per_kwh=found.price,
+            import_w=run.import_w,
+            export_w=run.export_w,
+            curtail_w=found.curtail_w,
+            objective_eur=run.objective_eur,
+            energy_cost_eur=run.energy_cost_eur,
+            wear_eur=run.wear_eur,
+            peak_w=run.peak_w,
+            dual_bound_eur=bound,
+            converged=outcome is not None and outcome.converged,
+            source=found.source,
+            status="; ".join(notes) or "optimal",
+            violations=run.soft_violations,
+            residual=np.inf if outcome is None else outcome.residual,
+            both_ways=found.both_ways,
+            sweeps=0 if outcome is None else outcome.sweeps,
+            solve_s=time.perf_counter() - began_s,
+            reason_codes=codes,
+            limit_bits=bits,
+        )
+
+
+def _relative_gap(candidate: _Found) -> float:
+    objective = candidate.run.objective_eur
+    return (objective - candidate.bound_eur) / max(1.0, abs(objective))
+
+
+def _check(grid: GridData, fleet: FleetData, dt_s: float) -> None:
+    """Raise InputError naming the field when the meter's data are no problem's, or of another horizon than the fleet's."""
+    SiteProblem(dt_s=dt_s, grid=grid, devices=_no_devices())
+    if len(grid.buy_eur_per_kwh) != fleet.steps:
+        raise InputError(
+            source="site",
+            field="horizon",
+            value=f"meter {len(grid.buy_eur_per_kwh)} steps, fleet {fleet.steps}",
+            expected="the same",
+        )
+    if len(set(fleet.device_ids)) != fleet.count:
+        raise InputError(source="site", field="device_ids", value="an id twice", expected="each device once")
+
+
+def _no_devices() -> tuple[DeviceData, ...]:
+    return ()
