@@ -151,7 +151,9 @@ def advance_all(w: Any, steps: int, flags: int) -> None:
         sums = advance(w, s + f.R_HIGH, high - idle - e, sigma_mu, sums)
         sums = advance(w, s + f.R_LOW, idle + e - low, sigma_mu, sums)
         cost = cost + load(w, s + f.PRICE) * net + load(w, s + f.SPREAD) * z_b + load(w, f.WEAR) * (c + d)
-        cost = cost + load(w, f.E_LINEAR) * z_e + load(w, f.T_LINEAR) * z_t + load(w, f.V_LINEAR) * z_v
+        cost = cost + z_e * (load(w, f.E_LINEAR) + 0.5 * load(w, f.E_SQUARE) * z_e)
+        cost = cost + z_t * (load(w, f.T_LINEAR) + 0.5 * load(w, f.T_SQUARE) * z_t)
+        cost = cost + z_v * (load(w, f.V_LINEAR) + 0.5 * load(w, f.V_SQUARE) * z_v)
         cost = cost + load(w, f.GRID_LINEAR) * z_g
     short = slack_of(w, f.SHORT_GAIN, e)
     store(w, f.SHORT, short)

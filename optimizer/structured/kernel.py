@@ -146,7 +146,7 @@ def compiled(source: int) -> Any:
                 pack(view, lane, p, m, soft, i, h)
             start(view, steps, flags, kept[b], kept_border[b], warm[b], away, mu)
             solve_block(w, view, steps, flags, h, relative, most_iterations, lane_iterations, lane_status)
-            keep(view, steps, flags, kept[b], kept_border[b])
+            keep(view, steps, flags, lane_status, kept[b], kept_border[b])
             warm[b] = True
             for lane in range(lanes - 1, -1, -1):
                 i = order[b, lane]
@@ -155,8 +155,12 @@ def compiled(source: int) -> Any:
                 numbers[i, 2], numbers[i, 3] = view[f.AUDIT_PRIMAL, lane], view[f.EURO, lane]
                 unpack(view, lane, p, m, i, h, lane_status[lane] == SOLVED, out)
                 objective[i] = settle_plan(p, m, soft, i, h, out[0], out[1], out[2])
-                if np.isnan(objective[i]) and status[i] == SOLVED:
-                    status[i] = NOT_FINITE
+                if status[i] == SOLVED:
+                    proven = (abs(numbers[i, 0]) + numbers[i, 1]) / numbers[i, 3]
+                    if np.isnan(objective[i]):
+                        status[i] = NOT_FINITE
+                    elif not proven <= PROOF * relative * max(1.0, abs(objective[i])):
+                        status[i] = UNPROVEN
         return source
 
     return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(solve_range)

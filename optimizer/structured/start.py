@@ -2,7 +2,7 @@
 
 Warm start by shifting: row r of step k takes its pair (t, l) from step k + 1 of the last solution, both kept away from zero by
 `away`, so that the first iterate is not stuck at the old active set (Yildirim and Wright, SIAM J. Optim. 12, 2002). Kept as
-float32. Not here: scaling (packing).
+float32; a lane that was not solved keeps nothing and starts cold. Not here: scaling (packing).
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from optimizer.structured import layout as f
 from optimizer.structured.lanes import stage, whole_pass
-from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
+from optimizer.structured.layout import HEAD, HEAD_ROWS, ROW, STEP, STEP_ROWS
 
 ALWAYS = 20
 """Rows of a step that are always there; the others depend on the block's flags."""
@@ -66,12 +68,13 @@ def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: 
         at = HEAD_ROWS[r]
         for lane in range(lanes):
             t, price = 1.0, mu
-            if warm:
+            if warm and kept_border[r, 0, lane] > 0.0:
                 price = max(float(kept_border[r, 1, lane]), away)
                 t = max(float(kept_border[r, 0, lane]), away / max(price, 1.0))
             view[at, lane], view[at + 1, lane], view[at + 2, lane] = 1.0 / t, price * t, 0.0
-    if not warm:
-        _cold_border(view, mu)
+    for lane in range(lanes):
+        if not (warm and kept_border[0, 0, lane] > 0.0):
+            _cold_border(view, lane, mu)
     for k in range(steps):
         s, source = HEAD + STEP * k, min(k + 1, steps - 1)
         for field in range(f.X_C, f.X_U + 1):
@@ -81,7 +84,7 @@ def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: 
             at, room = s + STEP_ROWS[r], ROOMS[r]
             for lane in range(lanes):
                 width = view[s + room, lane] if room >= 0 else 1.0
-                if warm:
+                if warm and kept[source, r, 0, lane] > 0.0:
                     price = max(float(kept[source, r, 1, lane]), away)
                     t = max(float(kept[source, r, 0, lane]), away / max(price, 1.0))
                 elif PRICES[r] >= 0 and not (r == COLD_Z and flags & f.COLD):
@@ -89,19 +92,21 @@ def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: 
                     t = mu / price
                 else:
                     t, price = max(width, 1.0), mu
-                if BOXES[r]:
-                    t = min(t, max(width, 0.1)) if width > 2.0 * away else 0.5 * width
+                if BOXES[r] and width <= 2.0 * away:  # hardly any room: in its middle, and centred
+                    t = 0.5 * width
+                    price = (away if warm else mu) / t
+                elif BOXES[r]:
+                    t = min(t, max(width, 0.1))
                 view[at, lane], view[at + 1, lane], view[at + 2, lane] = 1.0 / t, price * t, 0.0
 
 
 @stage
-def _cold_border(view: Any, mu: float) -> None:
-    for lane in range(view.shape[1]):
-        for at, price in ((f.R_DEPTH + 3, view[f.DEPTH_LINEAR, lane]), (f.R_END + 6, view[f.END_LINEAR, lane])):
-            view[at, lane], view[at + 1, lane] = max(price, mu) / mu, mu
-        _cold_row(view, lane, f.R_DEPTH, view[f.DEPTH, lane], mu)
-        _cold_row(view, lane, f.R_END, view[f.END_HIGH, lane], mu)
-        _cold_row(view, lane, f.R_END + 3, view[f.END_LOW, lane], mu)
+def _cold_border(view: Any, lane: int, mu: float) -> None:
+    for at, price in ((f.R_DEPTH + ROW, view[f.DEPTH_LINEAR, lane]), (f.R_END + 2 * ROW, view[f.END_LINEAR, lane])):
+        view[at, lane], view[at + 1, lane] = max(price, mu) / mu, mu
+    _cold_row(view, lane, f.R_DEPTH, view[f.DEPTH, lane], mu)
+    _cold_row(view, lane, f.R_END, view[f.END_HIGH, lane], mu)
+    _cold_row(view, lane, f.R_END + ROW, view[f.END_LOW, lane], mu)
 
 
 @stage
@@ -111,20 +116,20 @@ def _cold_row(view: Any, lane: int, at: int, room: float, mu: float) -> None:
 
 
 @whole_pass
-def keep(view: Any, steps: int, flags: int, kept: Any, kept_border: Any) -> None:
-    """Store (t, l) of every row; what is not finite is stored as 1."""
+def keep(view: Any, steps: int, flags: int, status: Any, kept: Any, kept_border: Any) -> None:
+    """Store (t, l) of every row; zeros for lanes whose status is not 0 (solved)."""
     lanes = view.shape[1]
     for r in range(len(HEAD_ROWS)):
         at = HEAD_ROWS[r]
         for lane in range(lanes):
-            i = view[at, lane]
-            kept_border[r, 0, lane], kept_border[r, 1, lane] = _tame(1.0 / i), _tame(i * view[at + 1, lane])
+            i = view[at, lane] if status[lane] == 0 else np.inf
+            kept_border[r, 0, lane], kept_border[r, 1, lane] = 1.0 / i, _tame(i * view[at + 1, lane])
     for k in range(steps):
         for r in range(rows_of(flags)):
             at = HEAD + STEP * k + STEP_ROWS[r]
             for lane in range(lanes):
-                i = view[at, lane]
-                kept[k, r, 0, lane], kept[k, r, 1, lane] = _tame(1.0 / i), _tame(i * view[at + 1, lane])
+                i = view[at, lane] if status[lane] == 0 else np.inf
+                kept[k, r, 0, lane], kept[k, r, 1, lane] = 1.0 / i, _tame(i * view[at + 1, lane])
 
 
 @stage
