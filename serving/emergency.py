@@ -11,12 +11,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import psycopg
-import redis
 import structlog
 
 from core.commands import Command, CommandType, Outcome, validate_parameters
 from core.errors import InputError
+from stores.connections import Postgres, Redis
 from stores.postgres import outbox
 from stores.redis import pending
 
@@ -24,7 +23,7 @@ log = structlog.get_logger()
 
 
 def send_first(
-    client: redis.Redis, *, device_id: str, site_id: str, parameters: Mapping[str, Any], timeout_s: int, issued_by: str
+    client: Redis, *, device_id: str, site_id: str, parameters: Mapping[str, Any], timeout_s: int, issued_by: str
 ) -> tuple[Command, pending.PushResult]:
     """Push an emergency_shutdown; it has epoch and seq 0, which devices do not judge for this type."""
     now = pending.redis_now(client)
@@ -43,7 +42,7 @@ def send_first(
     return command, pending.push_unrecorded(client, command)
 
 
-def record_sent(conn: psycopg.Connection[Any], client: redis.Redis, site_id: str) -> int:
+def record_sent(conn: Postgres, client: Redis, site_id: str) -> int:
     """Write what went out unrecorded into command_history; each entry leaves Redis after its commit. Returns how many."""
     entries = pending.unrecorded(client, site_id)
     for raw in entries:
@@ -57,7 +56,7 @@ def record_sent(conn: psycopg.Connection[Any], client: redis.Redis, site_id: str
     return len(entries)
 
 
-def end_purged(conn: psycopg.Connection[Any], client: redis.Redis, result: pending.PushResult) -> None:
+def end_purged(conn: Postgres, client: Redis, result: pending.PushResult) -> None:
     """Starts that the shutdown purged before a device took them end as superseded."""
     now = pending.redis_now(client)
     for purged in result.purged:

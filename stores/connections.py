@@ -25,6 +25,10 @@ from core.errors import StoreError
 from stores.embedded import EmbeddedServers, open_embedded
 from stores.settings import StoreSettings
 
+Postgres = psycopg.Connection[Any]
+Redis = redis.Redis
+"""Types of the connections, for signatures outside of stores, where no driver is imported."""
+
 CONNECT_TIMEOUT_S = 5
 REDIS_ANSWER_TIMEOUT_S = 15
 """Longer than any blocking read of this program."""
