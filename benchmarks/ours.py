@@ -1,0 +1,124 @@
+"""The structured interior point of this project behind the same interface as its peers: a fleet at a time.
+
+`Batched` packs eight devices into the lanes of a vector register; `Scalar` runs the same source with plain numbers, one device
+after the other. Both read fleet and meters as arrays; packing them, the audit and the score of each plan are timed, and so is
+the rest of the chain (PIQP) for a device that the kernel refuses. Not here: the solver (optimizer.structured).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import Clock
+from benchmarks.instances import SOFT, FloatArray, Window
+from benchmarks.solvers import Peer
+from optimizer.structured.driver import PIQP, SOURCES, BatchSolver
+from optimizer.structured.kernel import solve_range
+from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a solver says about a fleet; powers (B, N) in W."""
+
+    charge_w: FloatArray
+    discharge_w: FloatArray
+    solved: NDArray[np.bool_]
+    statuses: Counter[str]
+    iterations: float
+
+
+class FleetSolver:
+    """A fleet's solver, kept from step to step."""
+
+    name: str
+    threads = 1
+
+    def solve(self, window: Window, clock: Clock) -> Answers:
+        """Solve all devices; what a user would wait for goes onto the clock. The second call on is warm."""
+        raise NotImplementedError
+
+
+class OneByOne(FleetSolver):
+    """A peer that knows one device at a time: one object each, in turn."""
+
+    def __init__(self, peers: list[Peer]) -> None:
+        self.name = peers[0].name
+        self._peers = peers
+
+    def solve(self, window: Window, clock: Clock) -> Answers:
+        answers = []
+        for i, peer in enumerate(self._peers):
+            peer.load(window, i)
+            with clock:
+                answers.append(peer.solve())
+        return Answers(
+            np.array([a.charge_w for a in answers]),
+            np.array([a.discharge_w for a in answers]),
+            np.array([a.solved for a in answers]),
+            Counter(a.status for a in answers),
+            float(np.mean([a.iterations for a in answers])),
+        )
+
+
+class Batched(FleetSolver):
+    """Eight devices in lock-step."""
+
+    name = "structured, SIMD"
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        if threads > 1:
+            self.name = f"{self.name}, {threads} threads"
+        self._solver = self.make(threads)
+
+    def make(self, threads: int) -> BatchSolver:
+        """The solver behind it."""
+        return BatchSolver(threads=threads)
+
+    def solve(self, window: Window, clock: Clock) -> Answers:
+        with clock:
+            plan = self._solver.solve(window.fleet, window.meters, 3600.0 * window.dt_h, SOFT)
+        statuses = Counter(SOURCES[source] for source in plan.source.tolist())
+        return Answers(plan.charge_w, plan.discharge_w, plan.source <= PIQP, statuses, float(plan.iterations.mean()))
+
+
+class Scalar(Batched):
+    """The same kernel compiled for plain numbers, one thread."""
+
+    name = "structured, scalar"
+
+    def make(self, threads: int) -> BatchSolver:
+        if threads != 1:
+            raise ValueError("the scalar kernel is measured on one thread")
+        return ScalarSolver(threads=1)
+
+
+class ScalarSolver(BatchSolver):
+    """BatchSolver with blocks of one device: a one-dimensional work array makes the kernel a scalar one."""
+
+    def _prepare(self, chosen: NDArray[np.int64], steps: int) -> None:
+        order = chosen.reshape(-1, 1)
+        if self._kept is None or self._kept[0].shape[:2] != (len(order), steps):
+            kept = np.zeros((len(order), steps, len(STEP_ROWS), 2, 1), dtype=np.float32)
+            border = np.zeros((len(order), len(HEAD_ROWS), 2, 1), dtype=np.float32)
+            self._kept = kept, border, np.zeros(len(order), dtype=np.bool_)
+        elif self._order is not None:
+            self._kept[2][:] &= (order == self._order).all(axis=1)
+        self._order = order
+
+    def _run(self, p: Any, m: Any, s: Any, h: float, *results: Any) -> None:  # noqa: ANN401 - what BatchSolver hands on
+        if self._order is None or self._kept is None:
+            return
+        rows, border, warm = self._kept
+        iterations, status, numbers, objective, out = results
+        w = np.zeros(HEAD + STEP * out[0].shape[1])
+        solve_range(
+            w, w.reshape(-1, 1), p, m, s, h, self._order, 0, len(self._order), warm, rows, border, self.away, self.first_mu,
+            self.relative_gap, self.most_iterations, iterations, status, numbers, objective, out,
+        )  # fmt: skip
