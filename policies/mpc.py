@@ -6,13 +6,14 @@ Decision. Not here: matrices and solvers (optimizer).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic import ValidationError as PydanticError
 
 from core.decisions import Decision, SetPoint
@@ -41,6 +42,9 @@ class MpcConfig(BaseModel):
     """Energy left at the end is worth this share of the horizon's mean import price."""
     wear: bool = True
     """Price throughput by chemistry, SoH and replacement cost."""
+    wear_depth_edges: tuple[float, ...] = ()
+    """Depths of discharge (shares of 1, rising) at which throughput gets dearer, such as [0.25, 0.5, 0.75]: deep cycles wear more
+    than shallow ones (a choice for large assets; each layer costs solve time). Empty: all throughput costs the same."""
     soc_stress_eur_per_h: float = Field(default=0.01, ge=0.0)
     """Cost of holding a pack far from half full; per hour at a distance of 100 %."""
     move_weight: float = Field(default=1e-4, ge=0.0)
@@ -61,6 +65,13 @@ class MpcConfig(BaseModel):
     """The dearest 1 - cvar_level of the futures are the tail."""
     curtail_pv: bool = True
     """PV may be curtailed where export costs money, if the site's PV can be."""
+
+    @field_validator("wear_depth_edges")
+    @classmethod
+    def _rising_shares(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < edge < 1 for edge in edges) or any(b <= a for a, b in itertools.pairwise(edges)):
+            raise ValueError("shares between 0 and 1, each above the one before")
+        return edges
 
 
 def parse_config(record: PolicyRecord) -> MpcConfig:
@@ -193,6 +204,7 @@ class MpcPolicy:
                     wear_eur_per_kwh=wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)
                     if self.config.wear
                     else 0.0,
+                    wear_edges=self.config.wear_depth_edges if self.config.wear else (),
                     soc_stress_eur_per_h=self.config.soc_stress_eur_per_h,
                     terminal_value_eur_per_kwh=terminal,
                     move_weight=self.config.move_weight if last is not None else 0.0,

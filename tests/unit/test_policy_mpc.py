@@ -256,3 +256,18 @@ def test_the_decision_carries_reasons_details_and_inputs(observation):
     assert decision.inputs == {"a": {"source": "b", "age_s": 1.0}}
     assert decision.plan["deviation_w"][1] is None
     json.dumps(decision.plan, allow_nan=False)
+
+
+def test_wear_by_depth_is_a_choice(observation):
+    plain, layered = policy().problem(observation), policy(wear_depth_edges=[0.3, 0.6]).problem(observation)
+    assert all(device.wear_segments is None for device in plain.devices)
+    assert [len(device.wear_segments) for device in layered.devices] == [2] * len(layered.devices)  # and the deepest one
+    plan = policy(wear_depth_edges=[0.3, 0.6]).plan(observation)
+    assert plan.solver == "piqp"
+    assert policy(wear=False, wear_depth_edges=[0.3]).problem(observation).devices[0].wear_segments is None
+
+
+@pytest.mark.parametrize("edges", [[0.5, 0.3], [0.0, 0.5], [30, 60]])
+def test_depths_must_be_rising_shares(edges):
+    with pytest.raises(InputError, match=r"config\.wear_depth_edges.*shares between 0 and 1"):
+        policy(wear_depth_edges=edges)
