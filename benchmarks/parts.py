@@ -32,9 +32,10 @@ def _fleets(*, quick: bool, seed: int) -> Iterator[tuple[str, Any]]:
     records = []
     counts = (1, 10, 100) if quick else (1, 10, 100, 1_000, 10_000)
     for steps in HORIZONS:
-        table, single = fleets.one_device(steps, devices=4 if quick else 16, moves=3 if quick else 8, seed=seed, memory=not quick)
+        memory = not quick and steps == HORIZONS[0]
+        table, single = fleets.one_device(steps, devices=4 if quick else 16, moves=3 if quick else 6, seed=seed, memory=memory)
         yield f"one device, {steps} steps", _shown(table)
-        budget_s, moves = (1.0, 2) if quick else (12.0, 4)
+        budget_s, moves = (1.0, 2) if quick else (6.0, 3)
         tables, many = fleets.sizes(steps, counts, single, budget_s=budget_s, moves=moves, seed=seed)
         yield f"fleets, {steps} steps", [_shown(table) for table in tables]
         records += many
