@@ -1,0 +1,37 @@
+"""telemetry_data of one device as columns, for whoever computes with many samples. Not here: writing, states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymongo.database import Database
+
+FloatArray = NDArray[np.float64]
+Document = dict[str, Any]
+
+
+def measured_columns(
+    db: Database[Document], device_id: str, start: datetime, end: datetime, names: Sequence[str]
+) -> dict[str, FloatArray]:
+    """`time_s` (seconds since 1970) and the measurements of these names in [start, end), oldest first; each shape (K,).
+
+    What a document lacks or holds as something else than a number is NaN.
+    """
+    query = {"device_id": device_id, "timestamp": {"$gte": start, "$lt": end}}
+    fields = {"_id": 0, "timestamp": 1, **{f"measurements.{name}": 1 for name in names}}
+    times: list[float] = []
+    rows: list[list[float]] = []
+    for document in db["telemetry_data"].find(query, fields, batch_size=10_000).sort("timestamp", 1):
+        measured = document.get("measurements") or {}
+        times.append(document["timestamp"].timestamp())
+        rows.append([_number(measured.get(name)) for name in names])
+    values = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+    return {"time_s": np.array(times), **{name: values[:, k] for k, name in enumerate(names)}}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
