@@ -168,7 +168,8 @@ def stressed(scenario: Scenario, seed: int = 0) -> Scenario:
     for name in ("charge_max_w", "discharge_max_w"):
         f[name] = np.where(some(0.05)[:, None], 0.0, f[name])
     dark = some(0.05)[:, None] & (g.random((count, total)) < 0.3)
-    f["charge_max_w"], f["discharge_max_w"] = np.where(dark, 0.0, f["charge_max_w"]), np.where(dark, 0.0, f["discharge_max_w"])
+    for name in ("charge_max_w", "discharge_max_w"):
+        f[name] = np.where(dark, 0.0, f[name])
     dip = 0.35 * np.exp(-(((np.arange(total) - total * g.uniform(0.2, 0.8, (count, 1))) / (0.1 * total)) ** 2))
     m["buy_eur_per_kwh"] = np.where(some(0.15)[:, None], m["buy_eur_per_kwh"] - dip, m["buy_eur_per_kwh"])
     m["sell_eur_per_kwh"] = np.minimum(m["sell_eur_per_kwh"], m["buy_eur_per_kwh"])
@@ -195,8 +196,10 @@ def stressed(scenario: Scenario, seed: int = 0) -> Scenario:
     f["move_weight"] = np.where(some(0.3), g.uniform(0, 3e-4, count), 0.0)
     f["reference_w"] = rated[:, None] * g.uniform(-0.5, 0.5, (count, total))
     scale = np.where(some(0.1), 10.0 ** g.uniform(-1, 2, count), 1.0)
-    for name in ("energy_wh", "capacity_wh", "energy_min_wh", "energy_max_wh", "cycle_depth_wh", "energy_low_wh", "energy_high_wh",
-                 "leak_wh", "terminal_energy_wh"):  # fmt: skip
+    for name in (
+        "energy_wh", "capacity_wh", "energy_min_wh", "energy_max_wh", "cycle_depth_wh", "energy_low_wh", "energy_high_wh",
+        "leak_wh", "terminal_energy_wh",
+    ):  # fmt: skip
         f[name] = f[name] * scale
     m["peak_incurred_w"] = m["peak_incurred_w"] * scale
     wide = scale[:, None]

@@ -64,10 +64,10 @@ def settle_soft(
 
 @stage
 def settle_box(w: Any, at: int, x: Value, right: Value, gap: Value, worst: Value) -> tuple[Value, Value, Value]:
-    """(net multiplier on x, gap, least slack)."""
+    """(net multiplier on x, gap, least slack); what cutting x to its range may cost is priced as power at the meter's limit."""
     l_low, gap, worst = settle(w, at, x, gap, worst)
     l_high, gap, worst = settle(w, at + ROW, right - x, gap, worst)
-    return l_high - l_low, gap, worst
+    return l_high - l_low, gap + load(w, f.GRID_LINEAR) * most(most(-x, x - right), 0.0), worst
 
 
 @whole_pass

@@ -72,7 +72,8 @@ def beyond_kernel(p: Any, m: Any, i: int) -> bool:
     """
     e = p.energy_wh[i]
     outside = not (p.energy_min_wh[i] <= e <= p.energy_max_wh[i])
-    tapered, none_left, odd = False, False, not 1e-3 <= p.capacity_wh[i] <= 1e12
+    tapered, none_left = False, False
+    odd = not (1e-3 <= p.capacity_wh[i] <= 1e12 and abs(p.temperature_c[i]) <= 1e6)
     for k in range(p.charge_max_w.shape[1]):
         c_taper, d_taper = p.charge_taper_w[i, k], p.discharge_taper_w[i, k]
         tapered = tapered or c_taper < np.inf or d_taper < np.inf

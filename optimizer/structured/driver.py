@@ -53,6 +53,8 @@ class FleetSolution:
     """Of the plan, recomputed apart from the solver; NaN where the inputs price nothing."""
     source: IntArray
     """Index into SOURCES."""
+    status: IntArray
+    """Index into kernel.STATUS: what the structured solver said."""
     iterations: IntArray
     gap_eur: FloatArray
     """Proven distance from the optimum at most; inf where the structured solver did not solve."""
@@ -74,14 +76,18 @@ class BatchSolver:
     away: float = 5e-3
     """Least slack and multiplier of a warm start, in units (layout)."""
     first_mu: float = 0.03
+    chain: bool = True
+    """Whether PIQP, the last plan and hold follow; without, a device that is not solved gets no power and source `hold`."""
     counts: Counter[str] = field(default_factory=Counter)
     """Plans by source since the beginning."""
     _order: IntArray | None = None
     _kept: tuple[Any, Any, Any] | None = None
     _last: tuple[tuple[str, ...], float, FloatArray, FloatArray, FloatArray] | None = None
 
-    def solve(self, fleet: FleetData, meters: MeterData, dt_s: float, soft: SoftCosts | None = None) -> FleetSolution:
-        """Plan every device; warm from the last call where its devices are the same, one step on.
+    def solve(
+        self, fleet: FleetData, meters: MeterData, dt_s: float, soft: SoftCosts | None = None, ahead: int = 1
+    ) -> FleetSolution:
+        """Plan every device; warm from the last call where its devices are the same, `ahead` steps on (0: the same steps).
 
         Raises InputError when fleet and meters do not fit together or dt_s is no length of time.
         """
@@ -98,12 +104,12 @@ class BatchSolver:
         chosen = np.flatnonzero(status == SOLVED)
         if len(chosen):
             self._prepare(chosen, steps)
-            self._run(p, m, s, h, iterations, status, numbers, objective, out)
-        source = np.where(status == SOLVED, STRUCTURED, PIQP)
+            self._run(p, m, s, h, ahead, iterations, status, numbers, objective, out)
+        source = np.where(status == SOLVED, STRUCTURED, PIQP if self.chain else HOLD)
         gap = np.where(status == SOLVED, np.abs(numbers[:, 0]) + numbers[:, 1], np.inf)
         gap = np.divide(gap, numbers[:, 3], out=np.full(count, np.inf), where=numbers[:, 3] > 0)
         general: SiteQP | None = None
-        for i in np.flatnonzero(source != STRUCTURED):
+        for i in np.flatnonzero(source == PIQP):
             general = self._fall(fleet, meters, dt_s, soft, int(i), general, out, source)
             objective[i] = settle_one(p, m, s, int(i), h, out[0], out[1], out[2])
         for name, times in zip(SOURCES, np.bincount(source, minlength=len(SOURCES)).tolist(), strict=True):
@@ -117,9 +123,17 @@ class BatchSolver:
             meter_price_eur_per_kwh=out[4],
             objective_eur=objective,
             source=source,
+            status=status,
             iterations=iterations,
             gap_eur=gap,
         )
+
+    def multipliers(self, block: int, lane: int) -> tuple[FloatArray, FloatArray]:
+        """Multipliers of the last solution in units of layout: of HEAD_ROWS (8,), of STEP_ROWS (N, rows)."""
+        if self._kept is None:
+            raise ValueError("nothing was solved yet")
+        rows, border, _ = self._kept
+        return border[block, :, 1, lane].astype(np.float64), rows[block, :, :, 1, lane].astype(np.float64)
 
     @property
     def kept_bytes(self) -> int:
@@ -149,6 +163,7 @@ class BatchSolver:
         m: Any,
         s: Any,
         h: float,
+        ahead: int,
         iterations: IntArray,
         status: IntArray,
         numbers: FloatArray,
@@ -165,8 +180,8 @@ class BatchSolver:
             w = np.zeros((HEAD + STEP * steps, LANES))
             first, last = blocks * number // threads, blocks * (number + 1) // threads
             solve_range(
-                w, w, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], self.away, self.first_mu, self.relative_gap,
-                self.most_iterations, iterations, status, numbers, objective, out,
+                w, w, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], ahead, self.away, self.first_mu,
+                self.relative_gap, self.most_iterations, iterations, status, numbers, objective, out,
             )  # fmt: skip
 
         if threads == 1:

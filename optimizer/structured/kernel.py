@@ -26,7 +26,11 @@ from optimizer.structured.packing import optional_rows, pack, power_scale
 from optimizer.structured.start import count_rows, keep, start
 
 SOLVED, ITERATIONS, NOT_FINITE, UNPROVEN, ROUTED = range(5)
+STATUS = ("solved", "too many iterations", "not finite", "not proven", "a case for the general solver")
 """Status of a device; all but SOLVED go down the chain."""
+_SOURCES = (
+    "audit", "backward", "check", "forward", "kernel", "lanes", "layout", "packing", "riccati", "rows", "start",
+)  # fmt: skip
 LEFT_LIMIT = 1e-8
 """Share of the first infeasibility that may be left."""
 PRIMAL_LIMIT = -1e-5
@@ -120,10 +124,10 @@ def unpack(view: Any, lane: int, p: Any, m: Any, i: int, h: float, ok: bool, out
 
 
 def _source_digest() -> int:
-    """Of this package's source text."""
+    """Of the text that the compiled code comes from."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for name in _SOURCES:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return int.from_bytes(digest.digest()[:7], "big")
 
 
@@ -132,7 +136,7 @@ def compiled(source: int) -> Any:
 
     def solve_range(
         w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, warm: Any, kept: Any,
-        kept_border: Any, away: float, mu: float, relative: float, most_iterations: int, iterations: Any, status: Any,
+        kept_border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, iterations: Any, status: Any,
         numbers: Any, objective: Any, out: Any,
     ) -> int:  # fmt: skip
         """Blocks first <= b < last; lane l of block b is device order[b, l]; a device that repeats only fills its lane."""
@@ -144,7 +148,7 @@ def compiled(source: int) -> Any:
                 i = order[b, lane]
                 flags |= optional_rows(p, m, i)
                 pack(view, lane, p, m, soft, i, h)
-            start(view, steps, flags, kept[b], kept_border[b], warm[b], away, mu)
+            start(view, steps, flags, kept[b], kept_border[b], warm[b], ahead, away, mu)
             solve_block(w, view, steps, flags, h, relative, most_iterations, lane_iterations, lane_status)
             keep(view, steps, flags, lane_status, kept[b], kept_border[b])
             warm[b] = True

@@ -1,7 +1,7 @@
 """First slacks and multipliers of a block, cold or from the last solution one step on; and keeping them for the next.
 
-Warm start by shifting: row r of step k takes its pair (t, l) from step k + 1 of the last solution, both kept away from zero by
-`away`, so that the first iterate is not stuck at the old active set (Yildirim and Wright, SIAM J. Optim. 12, 2002). Kept as
+Warm start by shifting: row r of step k takes its pair (t, l) from step k + ahead of the last solution, both kept away from zero
+by `away`, so that the first iterate is not stuck at the old active set (Yildirim and Wright, SIAM J. Optim. 12, 2002). Kept as
 float32; a lane that was not solved keeps nothing and starts cold. Not here: scaling (packing).
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
@@ -55,7 +55,7 @@ def count_rows(flags: int, steps: int) -> int:
 
 
 @whole_pass
-def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: bool, away: float, mu: float) -> None:
+def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: bool, ahead: int, away: float, mu: float) -> None:
     """Set i = 1/t, m = l t and the direction of every row; clears the targets.
 
     kept (steps, rows, 2, lanes) and kept_border (rows, 2, lanes) hold (t, l) of the last solution.
@@ -76,7 +76,7 @@ def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: 
         if not (warm and kept_border[0, 0, lane] > 0.0):
             _cold_border(view, lane, mu)
     for k in range(steps):
-        s, source = HEAD + STEP * k, min(k + 1, steps - 1)
+        s, source = HEAD + STEP * k, min(k + ahead, steps - 1)
         for field in range(f.X_C, f.X_U + 1):
             for lane in range(lanes):
                 view[s + field, lane] = 0.0
