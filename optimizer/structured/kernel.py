@@ -131,8 +131,8 @@ def _source_digest() -> int:
     return int.from_bytes(digest.digest()[:7], "big")
 
 
-def compiled(source: int) -> Any:
-    """The entry point; `source` is part of its identity in numba's cache."""
+def compiled(source: int) -> tuple[Any, Any, Any]:
+    """The entry points; `source` is part of their identity in numba's cache, since each refers to it."""
 
     def solve_range(
         w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, warm: Any, kept: Any,
@@ -167,20 +167,18 @@ def compiled(source: int) -> Any:
                         status[i] = UNPROVEN
         return source
 
-    return njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(solve_range)
+    def route(p: Any, m: Any, status: Any) -> int:
+        """Mark the devices that are not for this kernel."""
+        for i in range(status.shape[0]):
+            status[i] = ROUTED if beyond_kernel(p, m, i) else SOLVED
+        return source
+
+    def settle_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> float:
+        """`settle_plan` for a plan from elsewhere."""
+        return float(settle_plan(p, m, soft, i, h, c, d, u)) if source else np.nan
+
+    keep_on_disk = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
+    return keep_on_disk(solve_range), keep_on_disk(route), keep_on_disk(settle_one)
 
 
-solve_range = compiled(_source_digest())
-
-
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def route(p: Any, m: Any, status: Any) -> None:
-    """Mark the devices that are not for this kernel."""
-    for i in range(status.shape[0]):
-        status[i] = ROUTED if beyond_kernel(p, m, i) else SOLVED
-
-
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def settle_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> float:
-    """`settle_plan` for a plan from elsewhere."""
-    return settle_plan(p, m, soft, i, h, c, d, u)
+solve_range, route, settle_one = compiled(_source_digest())
