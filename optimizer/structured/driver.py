@@ -142,12 +142,14 @@ class BatchSolver:
         return int(sum(array.nbytes for array in arrays))
 
     def _prepare(self, chosen: IntArray, steps: int) -> None:
-        """Devices to lanes; a block whose devices changed starts cold."""
-        blocks = -(-len(chosen) // LANES)
-        order = chosen[np.minimum(np.arange(blocks * LANES), len(chosen) - 1)].reshape(blocks, LANES)
-        if self._kept is None or self._kept[0].shape[:2] != (blocks, steps):
-            kept = np.zeros((blocks, steps, len(STEP_ROWS), 2, LANES), dtype=np.float32)
-            border = np.zeros((blocks, len(HEAD_ROWS), 2, LANES), dtype=np.float32)
+        """Devices to lanes (one lane for one device); a block whose devices changed starts cold."""
+        lanes = LANES if len(chosen) > 1 else 1
+        blocks = -(-len(chosen) // lanes)
+        order = chosen[np.minimum(np.arange(blocks * lanes), len(chosen) - 1)].reshape(blocks, lanes)
+        shape = (blocks, steps, len(STEP_ROWS), 2, lanes)
+        if self._kept is None or self._kept[0].shape != shape:
+            kept = np.zeros(shape, dtype=np.float32)
+            border = np.zeros((blocks, len(HEAD_ROWS), 2, lanes), dtype=np.float32)
             self._kept = kept, border, np.zeros(blocks, dtype=np.bool_)
         elif self._order is not None:
             self._kept[2][:] &= (order == self._order).all(axis=1)
@@ -177,10 +179,11 @@ class BatchSolver:
         threads = max(1, min(self.threads, blocks))
 
         def part(number: int) -> None:
-            w = np.zeros((HEAD + STEP * steps, LANES))
+            view = np.zeros((HEAD + STEP * steps, order.shape[1]))
+            w = view if order.shape[1] == LANES else view.reshape(-1)
             first, last = blocks * number // threads, blocks * (number + 1) // threads
             solve_range(
-                w, w, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], ahead, self.away, self.first_mu,
+                w, view, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], ahead, self.away, self.first_mu,
                 self.relative_gap, self.most_iterations, iterations, status, numbers, objective, out,
             )  # fmt: skip
 

@@ -1,6 +1,9 @@
 """The structured solver finds the optimum, proves it, and hands on what it cannot prove."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,3 +237,22 @@ def test_memory_per_device_is_bounded():
     data = sum(getattr(d, n).nbytes for d in window for n in type(d).__slots__ if n != "device_ids")
     results = 5 * 8 * 64 * 96
     assert (solver.kept_bytes + data + results) / 64 <= 64e3
+
+
+SECOND_PROCESS = """
+from benchmarks.structured_fleet import DT_S, random_scenario
+from optimizer.structured.driver import BatchSolver
+from optimizer.structured.kernel import route, solve_range
+BatchSolver(threads=1).solve(*random_scenario(1, 2, extra=0).window(0), DT_S)
+for compiled in (solve_range, route):
+    print(sum(compiled.stats.cache_hits.values()), sum(compiled.stats.cache_misses.values()))
+"""
+
+
+def test_compiled_code_is_found_on_disk_by_the_next_process():
+    BatchSolver(threads=1).solve(*random_scenario(1, 2, extra=0).window(0), DT_S)
+    root = Path(__file__).parents[2]
+    second = subprocess.run(
+        [sys.executable, "-c", SECOND_PROCESS], cwd=root, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert second.stdout.split() == ["1", "0", "1", "0"]
