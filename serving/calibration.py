@@ -110,18 +110,21 @@ def _fit(
         soh_pct=columns["soh"],
     )
     time_s, ambient_c = (None, None) if ambient is None else ambient
+    if time_s is not None and len(record.time_s) and time_s[0] > record.time_s[0] + AMBIENT_GAP_S:
+        log.warning("ambient_incomplete", device_id=device.device_id, begins_late_s=float(time_s[0] - record.time_s[0]))
+        time_s = ambient_c = None
     return fit_pack(device, record, present=present, ambient_time_s=time_s, ambient_c=ambient_c, needed=needed)
 
 
 def _ambient(stores: Stores, site_id: str, start: datetime, end: datetime) -> tuple[FloatArray, FloatArray] | None:
-    """Times and values of the site's ambient temperature; None when it does not cover the days."""
+    """Times and values of the site's ambient temperature; None when it has none, or a hole."""
     rows = series_rows(stores.pg, site_id, AMBIENT, start - timedelta(hours=1), end, known_at=end)
     if not rows:
         return None
     time_s = np.array([row.starts_at.timestamp() for row in rows])
     until_s = np.append(time_s[1:], end.timestamp())
     holes_s = until_s - (time_s + np.array([row.dt_s for row in rows]))
-    if time_s[0] > start.timestamp() + AMBIENT_GAP_S or holes_s.max() > AMBIENT_GAP_S:
+    if holes_s.max() > AMBIENT_GAP_S:
         log.warning("ambient_incomplete", site_id=site_id, largest_hole_s=float(holes_s.max()))
         return None
     return time_s, np.array([row.value for row in rows])

@@ -1,38 +1,46 @@
-"""The twin service: measured state and planned power in, digital_twin_predictions out.
+"""The twin service: measured state and planned power in, digital_twin_predictions out, a whole site at once.
 
-Here: when predictions are made and from what. Not here: the physics (core.twin).
+Here: when predictions are made and from what. Not here: which telemetry is fit for it (serving.twin_checks), the physics
+(core.twin), calibration (serving.calibration).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
+from core.calibration import Calibration
 from core.clock import Clock
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
-from core.pack import Pack
 from core.predictions import Prediction
-from core.twin import predict
+from core.twin import circuit_parameters, predict_many, run_circuit
+from policies.base import PlannedPower
 from serving.dispatch.inputs import AMBIENT, planned_power
+from serving.twin_checks import why_unusable, why_wrong_clock
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
 from stores.mongo.predictions import write_predictions
+from stores.mongo.records import newest_stamps
 from stores.mongo.telemetry import latest_states
+from stores.postgres.calibrations import calibrations_in_force
 from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.series import read_series
 
+FloatArray = NDArray[np.float64]
 log = structlog.get_logger()
 
 FAILURES: tuple[type[Exception], ...] = (InputError, *STORE_FAILURES)
-STALE_S = 900.0
-"""Telemetry older than this is not predicted from: a prediction must not look fresher than its input."""
+BATCH = 2000
+"""Devices predicted and written together: bounds the memory of a round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,54 +55,169 @@ class TwinOptions:
     dt_s: float = 900.0
 
 
-def predict_site(stores: Stores, options: TwinOptions, at: datetime) -> list[Prediction]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwinRound:
+    """What a round did."""
+
+    start: datetime
+    """First step of its predictions."""
+    predictions: list[Prediction]
+    left_out: Mapping[str, str]
+    """Devices that were not predicted, and why."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time by stage."""
+
+
+def predict_site(
+    stores: Stores, options: TwinOptions, at: datetime, *, present: Callable[[], datetime] | None = None
+) -> TwinRound:
     """Predict every device of the site from its latest telemetry under the last plan, and write the documents.
 
     The profile starts at the first grid point not before `at`, and so does its initial state: the measured one, carried
     there by the circuit at the power that was measured (`parameters.carried_s` of the document says over how long). What
-    the plan says applies from that point on. Devices without fresh telemetry are left out and logged.
+    the plan says applies from that point on. Devices whose telemetry is not fit for it are left out, logged and counted.
+    `present` tells the plant's time after reading (`at` without it): telemetry stamped well after that is a wrong clock.
     """
+    watch = _Stopwatch()
     start = datetime.fromtimestamp(-(-at.timestamp() // options.dt_s) * options.dt_s, tz=at.tzinfo)
     steps = round(options.horizon_hours * 3600 / options.dt_s)
     devices = list_devices(stores.pg, options.site_id)
-    states = latest_states(stores.mongo, [device.device_id for device in devices], not_after=at)
+    ids = [device.device_id for device in devices]
+    states = latest_states(stores.mongo, ids, not_after=at)
+    newest = newest_stamps(stores.mongo, ids)
+    read_at = at if present is None else max(at, present())
+    calibrations, unusable = calibrations_in_force(stores.pg, ids, at=at)
     plans = planned_power(last_decision(stores.pg, options.site_id))
     ambient_c = _ambient(stores, options, start, steps)
-    written: list[Prediction] = []
+    watch.lap("read")
+    left_out: dict[str, str] = {}
+    usable: list[DeviceConfig] = []
     for device in devices:
-        state = states.get(device.device_id)
-        if state is None or (at - state.measured_at).total_seconds() > STALE_S:
-            log.warning("twin_skipped", device_id=device.device_id, why="no telemetry" if state is None else "stale")
-            continue
-        plan = plans.get(device.device_id)
-        power_w = np.zeros(steps) if plan is None else plan.window(start, steps, options.dt_s)
-        if plan is not None:
-            # Beyond the plan's end nothing is planned: the pack rests.
-            ends = plan.starts_at + timedelta(seconds=plan.dt_s * len(plan.power_w))
-            covered = max(0, int((ends - start).total_seconds() // options.dt_s))
-            power_w = np.where(np.arange(steps) < covered, power_w, 0.0)
-        try:
-            carried = carry(device, state, start, ambient_c=float(ambient_c[0]))
-            prediction = predict(device, carried, power_w, dt_s=options.dt_s, start=start, ambient_c=ambient_c)
-            carried_s = (start - state.measured_at).total_seconds()
-            written.append(replace(prediction, parameters={**prediction.parameters, "carried_s": carried_s}))
-        except InputError as error:
-            log.error("twin_refused", device_id=device.device_id, why=str(error))
-    write_predictions(stores.mongo, written)
-    return written
+        key = device.device_id
+        why = why_wrong_clock(newest.get(key), read_at) or why_unusable(device, states.get(key), at)
+        why = why or (f"calibration: {unusable[key]}" if key in unusable else None)
+        if why is None:
+            usable.append(device)
+        else:
+            left_out[key] = why
+    watch.lap("check")
+    written: list[Prediction] = []
+    for begin in range(0, len(usable), BATCH):
+        batch = usable[begin : begin + BATCH]
+        inputs = _Inputs(options, start, steps, ambient_c, states, calibrations, plans)
+        made = _predict_batch(inputs, batch, left_out)
+        watch.lap("predict")
+        write_predictions(stores.mongo, made)
+        watch.lap("write")
+        written += made
+    for device_id, why in left_out.items():
+        log.warning("twin_left_out", device_id=device_id, why=why)
+    return TwinRound(start=start, predictions=written, left_out=left_out, seconds=watch.seconds)
 
 
-def carry(device: DeviceConfig, state: PackState, to: datetime, *, ambient_c: float) -> PackState:
-    """The state at `to`, not before it was measured, when the pack goes on as it did; resistance stays as measured.
+class _Stopwatch:
+    """Wall seconds by stage."""
 
-    Raises InputError when the state is not usable.
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last_s = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """What has passed since the last lap belongs to this stage."""
+        now_s = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now_s - self._last_s
+        self._last_s = now_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    options: TwinOptions
+    start: datetime
+    steps: int
+    ambient_c: FloatArray
+    states: Mapping[str, PackState]
+    calibrations: Mapping[str, Calibration]
+    plans: Mapping[str, PlannedPower]
+
+
+def _predict_batch(inputs: _Inputs, devices: Sequence[DeviceConfig], left_out: dict[str, str]) -> list[Prediction]:
+    """Predictions of a batch; when it cannot be computed as a whole, device by device, so that one does not cost the others."""
+    try:
+        made = _predictions(inputs, devices)
+    except InputError:
+        made = []
+        for device in devices:
+            try:
+                made += _predictions(inputs, [device])
+            except InputError as error:
+                left_out[device.device_id] = str(error)
+    good = []
+    for prediction in made:
+        profiles = (prediction.voltage_profile_v, prediction.temperature_profile_c, prediction.soc_profile_pct)
+        if all(np.isfinite(profile).all() for profile in profiles):
+            good.append(prediction)
+        else:
+            left_out[prediction.device_id] = "the circuit gave numbers that are not finite"
+    return good
+
+
+def _predictions(inputs: _Inputs, devices: Sequence[DeviceConfig]) -> list[Prediction]:
+    options = inputs.options
+    states = [inputs.states[device.device_id] for device in devices]
+    known = [inputs.calibrations.get(device.device_id) for device in devices]
+    carried = carry_many(devices, states, known, inputs.start, ambient_c=float(inputs.ambient_c[0]))
+    power_w = np.stack([_planned(inputs, device) for device in devices])
+    made = predict_many(
+        devices, carried, power_w, dt_s=options.dt_s, start=inputs.start, ambient_c=inputs.ambient_c, calibrations=known
+    )
+    return [
+        replace(
+            prediction,
+            parameters={**prediction.parameters, "carried_s": (inputs.start - state.measured_at).total_seconds()},
+        )
+        for prediction, state in zip(made, states, strict=True)
+    ]
+
+
+def _planned(inputs: _Inputs, device: DeviceConfig) -> FloatArray:
+    """The plan's power over the profile, (N,); beyond its end nothing is planned: the pack rests."""
+    plan, dt_s = inputs.plans.get(device.device_id), inputs.options.dt_s
+    if plan is None:
+        return np.zeros(inputs.steps)
+    ends = plan.starts_at + timedelta(seconds=plan.dt_s * len(plan.power_w))
+    covered = max(0, int((ends - inputs.start).total_seconds() // dt_s))
+    return np.where(np.arange(inputs.steps) < covered, plan.window(inputs.start, inputs.steps, dt_s), 0.0)
+
+
+def carry_many(
+    devices: Sequence[DeviceConfig],
+    states: Sequence[PackState],
+    calibrations: Sequence[Calibration | None],
+    to: datetime,
+    *,
+    ambient_c: float,
+) -> list[PackState]:
+    """Each state at `to`, where that is later than it was measured, when the pack goes on as it did; whole seconds.
+
+    Resistance stays as measured. Raises InputError when a state is not usable.
     """
-    ahead_s = (to - state.measured_at).total_seconds()
-    if ahead_s <= 0:
-        return state
-    pack = Pack(device, soc_pct=state.soc_pct, soh_pct=state.soh_pct, temperature_c=state.temperature_c, ambient_c=ambient_c)
-    pack.step(state.power_w, ahead_s)
-    return replace(state, measured_at=to, soc_pct=pack.soc_pct, temperature_c=pack.temperature_c)
+    ahead_s = np.rint([max(0.0, (to - state.measured_at).total_seconds()) for state in states])
+    result = list(states)
+    for span_s in np.unique(ahead_s[ahead_s > 0]):  # devices report at the same few moments: few groups
+        rows = np.flatnonzero(ahead_s == span_s).tolist()
+        group = [states[i] for i in rows]
+        made = run_circuit(
+            [devices[i].chemistry for i in rows],
+            np.stack([circuit_parameters(devices[i], states[i], calibrations[i]) for i in rows]),
+            np.array([state.soc_pct / 100.0 for state in group]),
+            np.array([state.temperature_c for state in group]),
+            np.array([[state.power_w] for state in group]),
+            np.full((len(rows), 1), ambient_c),
+            float(span_s),
+        )
+        for i, end in zip(rows, made[:, -1], strict=True):
+            result[i] = replace(states[i], measured_at=to, soc_pct=float(end[5] * 100.0), temperature_c=float(end[-1]))
+    return result
 
 
 def _ambient(stores: Stores, options: TwinOptions, start: datetime, steps: int) -> np.ndarray:
@@ -112,6 +235,13 @@ def _ambient(stores: Stores, options: TwinOptions, start: datetime, steps: int) 
     return values[per_day:]
 
 
+def _reconnect(stores: Stores) -> None:
+    try:
+        stores.reconnect()
+    except STORE_FAILURES as error:
+        log.error("twin_reconnect_failed", why=f"{type(error).__name__}: {error}")
+
+
 def run_twin(
     stores: Stores,
     clock: Clock,
@@ -119,7 +249,7 @@ def run_twin(
     stop: threading.Event,
     *,
     ends_at: datetime | None = None,
-    on_round: Callable[[datetime, int], None] | None = None,
+    on_round: Callable[[datetime, TwinRound], None] | None = None,
 ) -> int:
     """A round now and then two thirds into every interval, so that the next tick finds a fresh prediction."""
     rounds = 0
@@ -130,13 +260,18 @@ def run_twin(
         if clock.now() < due:
             continue
         try:
-            count = len(predict_site(stores, options, clock.now()))
+            made = predict_site(stores, options, clock.now(), present=clock.now)
             rounds += 1
+            log.info(
+                "twin_round", predicted=len(made.predictions), left_out=len(made.left_out), wall_s=sum(made.seconds.values())
+            )
             if on_round is not None:
-                on_round(due, count)
+                on_round(due, made)
         except FAILURES as error:
             log.error("twin_failed", why=f"{type(error).__name__}: {error}")
             stop.wait(1.0)
+            if isinstance(error, STORE_FAILURES):
+                _reconnect(stores)
         interval = timedelta(seconds=options.interval_s)
         grid = datetime.fromtimestamp(clock.now().timestamp() // options.interval_s * options.interval_s, tz=clock.now().tzinfo)
         due = grid + interval * 2 / 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli, telemetry_cli
+from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli, telemetry_cli, twin_cli
 from serving.logs import configure_logging
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ app.add_typer(data_cli.data_app, name="data")
 app.command("plan")(plan_cli.plan)
 app.command("dispatch")(dispatch_cli.dispatch)
 app.add_typer(dispatch_cli.device_app, name="device")
-app.add_typer(dispatch_cli.twin_app, name="twin")
+app.add_typer(twin_cli.twin_app, name="twin")
 app.command("demo")(dispatch_cli.demo)
 app.add_typer(commands_cli.command_app, name="command")
 app.command("history")(commands_cli.history)

@@ -1,4 +1,4 @@
-"""`pulsebms dispatch`, `device run`, `twin run`, `demo`: the long-running commands."""
+"""`pulsebms dispatch`, `device run`, `demo`: long-running commands."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from serving.demo.main import DemoOptions, run_demo
 from serving.device.provision import run_reference_device
 from serving.dispatch.loop import LoopOptions, run_loop
 from serving.site_loader import site_config
-from serving.twin_service import TwinOptions, run_twin
 from stores.connections import open_stores
 from stores.settings import StoreSettings
 
 device_app = typer.Typer(help="The reference device.", no_args_is_help=True)
-twin_app = typer.Typer(help="The digital twin.", no_args_is_help=True)
 console = Console()
 
 
@@ -95,29 +93,6 @@ def device_run(
     ends_at = parse_until(until)
     with open_stores(settings, migrate=True) as stores:
         run_reference_device(stores, device, clock_from_env(), settings.data_dir, stop=stop, ends_at=ends_at)
-
-
-@twin_app.command("run")
-def twin_run(
-    site: str = typer.Option(..., "--site", help="Site id."),
-    interval_s: int = typer.Option(900, "--interval", min=1, help="Plant seconds between two rounds."),
-    horizon_hours: int = typer.Option(
-        26, "--horizon", min=1, max=24 * 14, help="Hours predicted; keep it above the MPC's horizon."
-    ),
-    until: str | None = typer.Option(None, "--until", help="Plant time after which no round begins (ISO)."),
-) -> None:
-    """Predict every pack of a site from its latest telemetry under the last plan, round after round."""
-    stop = stop_on_signals()
-    ends_at = parse_until(until)
-    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
-        site_config(stores.pg, site)
-        run_twin(
-            stores,
-            clock_from_env(),
-            TwinOptions(site_id=site, interval_s=interval_s, horizon_hours=horizon_hours),
-            stop,
-            ends_at=ends_at,
-        )
 
 
 def demo(

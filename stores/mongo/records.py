@@ -1,8 +1,8 @@
-"""telemetry_data of one device as columns, for whoever computes with many samples. Not here: writing, states."""
+"""telemetry_data for whoever computes with many samples or devices: columns of one, latest stamps. Not here: writing, states."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -35,3 +35,24 @@ def measured_columns(
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+
+
+def newest_stamps(db: Database[Document], device_ids: Iterable[str]) -> dict[str, datetime]:
+    """The latest timestamp of each device, however far ahead; answered from the index alone."""
+    devices = [{"device_id": device_id} for device_id in dict.fromkeys(device_ids)]
+    if not devices:
+        return {}
+    lookup = {
+        "from": "telemetry_data",
+        "localField": "device_id",
+        "foreignField": "device_id",
+        "pipeline": [
+            {"$sort": {"timestamp": -1, "_id": -1}},
+            {"$limit": 1},
+            {"$project": {"_id": 0, "device_id": 1, "timestamp": 1}},
+        ],
+        "as": "found",
+    }
+    pipeline: list[Document] = [{"$documents": devices}, {"$lookup": lookup}, {"$unwind": "$found"}]
+    found = db.aggregate([*pipeline, {"$replaceRoot": {"newRoot": "$found"}}])
+    return {document["device_id"]: document["timestamp"] for document in found}
