@@ -52,8 +52,8 @@ def exact(count: int, steps: int) -> FleetSolver:
 
 def compile_ours(steps: int) -> None:
     """Code compiled or loaded from its cache before anything is timed."""
-    nothing = (np.zeros(1), np.zeros(1))
-    window = next(iter(rolling(1, steps, 0, lambda _: nothing)))
+    nothing = (np.zeros(2), np.zeros(2))
+    window = next(iter(rolling(2, steps, 0, lambda _: nothing)))
     for solver in (Scalar(), Batched()):
         solver.solve(window, Clock())
 

@@ -5,6 +5,7 @@ What cvxpy does to a problem before a solver sees it is part of its price, so th
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import cvxpy as cp
@@ -114,7 +115,9 @@ class Modelled(Peer):
 
     def _run(self, problem: cp.Problem, c: cp.Variable, d: cp.Variable) -> Answer:
         try:
-            problem.solve(solver=self.solver, **self.options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the status says the same
+                problem.solve(solver=self.solver, **self.options)
         except cp.error.SolverError as error:
             return self._nothing(str(error))
         if c.value is None or d.value is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ from benchmarks.common import Clock
 from benchmarks.instances import SOFT, FloatArray, Window
 from benchmarks.solvers import Peer
 from optimizer.structured.driver import PIQP, SOURCES, BatchSolver
-from optimizer.structured.kernel import solve_range
-from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
+from optimizer.structured.layout import HEAD_ROWS, STEP_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class OneByOne(FleetSolver):
 
 
 class Batched(FleetSolver):
-    """Eight devices in lock-step."""
+    """Eight devices in lock-step; a fleet of one runs in scalar code."""
 
     name = "structured, SIMD"
 
@@ -100,7 +98,7 @@ class Scalar(Batched):
 
 
 class ScalarSolver(BatchSolver):
-    """BatchSolver with blocks of one device: a one-dimensional work array makes the kernel a scalar one."""
+    """BatchSolver that puts every device into a block of its own, as it does by itself with a single one."""
 
     def _prepare(self, chosen: NDArray[np.int64], steps: int) -> None:
         order = chosen.reshape(-1, 1)
@@ -111,14 +109,3 @@ class ScalarSolver(BatchSolver):
         elif self._order is not None:
             self._kept[2][:] &= (order == self._order).all(axis=1)
         self._order = order
-
-    def _run(self, p: Any, m: Any, s: Any, h: float, *results: Any) -> None:  # noqa: ANN401 - what BatchSolver hands on
-        if self._order is None or self._kept is None:
-            return
-        rows, border, warm = self._kept
-        iterations, status, numbers, objective, out = results
-        w = np.zeros(HEAD + STEP * out[0].shape[1])
-        solve_range(
-            w, w.reshape(-1, 1), p, m, s, h, self._order, 0, len(self._order), warm, rows, border, self.away, self.first_mu,
-            self.relative_gap, self.most_iterations, iterations, status, numbers, objective, out,
-        )  # fmt: skip
