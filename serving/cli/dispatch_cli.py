@@ -60,6 +60,12 @@ def dispatch(
     telemetry_max_age_s: float = typer.Option(
         300.0, "--telemetry-max-age", help="Plant seconds after which a pack without news is stopped and left out."
     ),
+    min_calibration_score: float = typer.Option(
+        0.5, "--min-calibration-score", min=0.0, max=1.0, help="Predictions by a twin calibrated worse count as missing."
+    ),
+    require_calibration: bool = typer.Option(
+        False, "--require-calibration", help="Predictions by a twin that was never calibrated count as missing, too."
+    ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Decide and log, command nothing."),
 ) -> None:
     """The dispatcher loop of a site: each interval it plans, records and commands. SIGTERM ends it after the tick."""
@@ -76,6 +82,8 @@ def dispatch(
                 ends_at=ends_at,
                 dry_run=dry_run,
                 telemetry_max_age_s=telemetry_max_age_s,
+                min_calibration_score=min_calibration_score,
+                require_calibration=require_calibration,
             ),
             stop,
         )

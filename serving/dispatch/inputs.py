@@ -50,6 +50,10 @@ class Freshness:
 
     telemetry_s: float = 300.0
     prediction_s: float = 3600.0
+    min_calibration_score: float = 0.5
+    """A prediction by a twin whose calibration explains less (0-1, docs/twin.md) counts as missing; one by a twin that was never
+    calibrated has no score and passes, unless `require_calibration`."""
+    require_calibration: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,8 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
             inputs[f"prediction:{device.device_id}"] = {
                 **_aged("digital_twin_predictions", predicted.prediction_timestamp, starts_at),
                 "model": predicted.model_type,
+                "calibration_score": predicted.calibration_score,
+                "calibrated_at": None if predicted.calibration_date is None else predicted.calibration_date.isoformat(),
             }
     series = {
         name: _known_series(stores, site_id, name, starts_at, horizon_s, inputs)
@@ -189,6 +195,11 @@ def _no_prediction(
     age_s = (starts_at - prediction.prediction_timestamp).total_seconds()
     if age_s > fresh.prediction_s:
         return f"{age_s:.0f} s old (allowed {fresh.prediction_s:.0f} s)"
+    score = prediction.calibration_score
+    if score is None:
+        return "its twin was never calibrated, which is required" if fresh.require_calibration else None
+    if not score >= fresh.min_calibration_score:  # NaN too
+        return f"its calibration scores {score:.2f} (needed {fresh.min_calibration_score:.2f})"
     return None
 
 

@@ -44,6 +44,9 @@ class LoopOptions:
     dry_run: bool = False
     telemetry_max_age_s: float = 300.0
     """Plant seconds after which a pack's telemetry counts as missing."""
+    min_calibration_score: float = 0.5
+    require_calibration: bool = False
+    """Of serving.dispatch.inputs.Freshness, both."""
 
 
 def interval_of(stores: Stores, site_id: str) -> tuple[int, int]:
@@ -88,7 +91,11 @@ def run_loop(
                     horizon_s=horizon_s,
                     valid_for_s=_wall_seconds(clock, boundary, interval_s) + options.validity_grace_s,
                     dry_run=options.dry_run,
-                    fresh=Freshness(telemetry_s=options.telemetry_max_age_s),
+                    fresh=Freshness(
+                        telemetry_s=options.telemetry_max_age_s,
+                        min_calibration_score=options.min_calibration_score,
+                        require_calibration=options.require_calibration,
+                    ),
                     issued_by=holder,
                 )
                 result = dispatcher.tick(boundary, tick_options, lease)

@@ -17,11 +17,13 @@ from core.pack import Pack
 from core.series import Series
 from core.twin import predict
 from serving.calibration import CalibrateOptions, calibrate_site
-from serving.dispatch.inputs import AMBIENT
+from serving.dispatch.inputs import AMBIENT, LOAD_FORECAST, PRICE, PV_FORECAST, Freshness, gather
+from serving.dispatch.tick import SiteDispatcher, TickOptions
 from serving.site_loader import load_site
 from serving.twin_service import TwinOptions, predict_site, run_twin
-from stores.mongo.predictions import latest_predictions
+from stores.mongo.predictions import latest_predictions, write_predictions
 from stores.mongo.telemetry import insert_telemetry, pack_document
+from stores.postgres import leases
 from stores.postgres.calibrations import CalibrationRow, calibration_history, calibrations_in_force, record_calibration
 from stores.postgres.decisions import record_decision
 from stores.postgres.devices import list_devices
@@ -287,3 +289,54 @@ def test_a_refused_calibration_is_recorded_with_its_reason_and_changes_nothing(s
 def test_a_device_of_another_site_is_named(stores, devices):
     with pytest.raises(InputError, match=r"--device: got 'pack-nmx', expected a device of site demo; did you mean 'pack-nmc'"):
         calibrate_site(stores, CalibrateOptions(site_id="demo", device_id="pack-nmx"), AT)
+
+
+def prediction_of_score(stores, devices, score):
+    """Telemetry and predictions for a tick at NOW; the first pack's twin has this score."""
+    write_inputs(stores)
+    for key, device in devices.items():
+        state = replace(state_of(device), measured_at=NOW - timedelta(seconds=20))
+        publish(stores, state)
+        known = Calibration(device_id=key, calibrated_at=NOW, score=score, factors=Factors()) if key == "pack-lco" else None
+        start = NOW - timedelta(seconds=900)
+        made = predict(device, state, np.zeros(STEPS), dt_s=900.0, start=start, ambient_c=20.0, calibration=known)
+        write_predictions(stores.mongo, [made])
+
+
+def write_inputs(stores):
+    values = {PRICE: 0.1, LOAD_FORECAST: 2e4, PV_FORECAST: 0.0}
+    for name, value in values.items():
+        start = NOW - timedelta(days=1)
+        write_series(stores.pg, "demo", Series(name, start, 3600.0, np.full(72, value)), start)
+
+
+@pytest.mark.parametrize(
+    ("score", "fresh", "missing"),
+    [
+        (0.49, Freshness(), {"pack-lco": "its calibration scores 0.49 (needed 0.50)"}),
+        (0.51, Freshness(), {}),
+        (0.51, Freshness(min_calibration_score=0.9), {"pack-lco": "its calibration scores 0.51 (needed 0.90)"}),
+        (
+            0.99,
+            Freshness(require_calibration=True),
+            dict.fromkeys(("pack-lfp", "pack-nca", "pack-nmc"), "its twin was never calibrated, which is required"),
+        ),
+    ],
+)
+def test_a_prediction_of_low_score_counts_as_missing_and_the_reason_is_on_record(stores, devices, score, fresh, missing):
+    prediction_of_score(stores, devices, score)
+    seen = gather(stores, "demo", NOW, 900, horizon_s=86_400, fresh=fresh).observation
+    assert dict(seen.missing_predictions) == missing
+    if "pack-lco" not in missing:
+        assert seen.inputs["prediction:pack-lco"]["calibration_score"] == score
+        assert seen.inputs["prediction:pack-lco"]["calibrated_at"] == NOW.isoformat()
+    if "pack-lfp" not in missing:
+        assert seen.inputs["prediction:pack-lfp"]["calibration_score"] is None
+
+
+def test_the_mpc_passes_a_low_score_over_and_says_why(stores, devices):
+    prediction_of_score(stores, devices, 0.2)
+    lease = leases.acquire(stores.pg, "demo", "test", 60.0)
+    result = SiteDispatcher(stores, "demo").tick(NOW, TickOptions(interval_s=900, horizon_s=86_400, valid_for_s=60), lease)
+    assert result.decision.source == "rule"
+    assert any("pack-lco" in why and "its calibration scores 0.20" in why for _, why in result.decision.passed_over)
