@@ -20,7 +20,7 @@ from core.errors import InputError
 FloatArray = NDArray[np.float64]
 
 ACTS_ON: Mapping[str, tuple[str, ...]] = {
-    "resistance": ("r0_ohm", "r1_ohm"),
+    "resistance": ("resistance_per_ah", "lag_scale"),
     "capacity": ("capacity_ah",),
     "cooling": ("cooling_w_per_k",),
     "heat_capacity": ("heat_capacity_j_per_k",),

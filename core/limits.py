@@ -239,8 +239,9 @@ class Condition:
     open_circuit_v: float | FloatArray
     """Pack voltage behind the resistance, polarisation included."""
     ocv_slope_v_per_pct: float | FloatArray
+    """Bounds the move of the open-circuit voltage as the SoC moves; of a discharge where a charge has its own."""
     resistance_ohm: float | FloatArray
-    """Pack resistance, polarisation that builds up within the step included."""
+    """Pack resistance, polarisation that builds up within the step included; of a discharge where a charge has its own."""
     capacity_ah: float | FloatArray
     """Usable capacity, SoH applied."""
     coulomb_efficiency: float | FloatArray
@@ -252,10 +253,16 @@ class Condition:
     polarisation of an earlier discharge that dies away within the step."""
     discharge_headroom_v: float | FloatArray = 0.0
     """The same above the lower limit: the emptiest cell, and polarisation of an earlier charge."""
+    charge_ocv_slope_v_per_pct: float | FloatArray | None = None
+    """Of a charge, where it is another: the OCV curve bends, and a charge goes the other way along it."""
+    charge_resistance_ohm: float | FloatArray | None = None
 
     def matrix(self) -> FloatArray:
-        """Fields as columns; shape (N, 15)."""
-        columns = [np.atleast_1d(np.asarray(getattr(self, f.name), dtype=np.float64)) for f in fields(self)]
+        """Fields as columns; shape (N, 17)."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, same in (("charge_ocv_slope_v_per_pct", "ocv_slope_v_per_pct"), ("charge_resistance_ohm", "resistance_ohm")):
+            values[name] = values[same] if values[name] is None else values[name]
+        columns = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in values.values()]
         return np.ascontiguousarray(np.stack(np.broadcast_arrays(*columns), axis=1))
 
 
@@ -306,7 +313,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @_compiled
 def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, out: FloatArray) -> None:
-    """Compiled form of `power_bounds`; limits (15,), condition (N, 15), out (N, 4): charge, discharge, two Bounds.
+    """Compiled form of `power_bounds`; limits (15,), condition (N, 17), out (N, 4): charge, discharge, two Bounds.
 
     All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal
     power is I times the lowest voltage of the step. The voltage at its END, V -+ I (R + slope dt/Q), is held within limits.
@@ -318,11 +325,7 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
     dt_h = dt_s / 3600.0
     for k in range(condition.shape[0]):
         soc, t_hot, t_cold, t_free, gain, spread = condition[k, :6]
-        v_oc, slope, r, q_ah, eta_q, soc_low, soc_high, spare_c, spare_d = condition[k, 6:]
-        r = max(r, 1e-9)
-        r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
-        # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
-        i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
+        v_oc, slope_d, r_d, q_ah, eta_q, soc_low, soc_high, spare_c, spare_d, slope_c, r_c = condition[k, 6:]
         warm = min(1.0, max(0.0, (t_max - t_hot) / THERMAL_TAPER_K))
         cold = min(1.0, max(0.0, (t_cold - t_min) / THERMAL_TAPER_K))
         even = 1.0
@@ -332,16 +335,22 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
             charging = side == 0
             if charging:
                 i_rated, room, v_room = current_c, soc_max - soc, v_max - spare_c - v_oc
-                depth_room, rated = soc_low + depth - soc, rated_c
+                depth_room, rated, slope, r = soc_low + depth - soc, rated_c, slope_c, max(r_c, 1e-9)
             else:
                 i_rated, room, v_room = current_d, soc - soc_min, v_oc - spare_d - v_min
-                depth_room, rated = soc - (soc_high - depth), rated_d
+                depth_room, rated, slope, r = soc - (soc_high - depth), rated_d, slope_d, max(r_d, 1e-9)
+            r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
+            # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
+            i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
             ah_per_pct = q_ah / 100.0 / (eta_q if charging else 1.0)
             current, code = i_rated, 1
             if c_rate * q_ah < current:
                 current, code = c_rate * q_ah, 2
-            if v_room / r_end < current:
-                current, code = v_room / r_end, 3
+            # A charge of constant power ends with less current than it began with: what flows at the limit is P over the limit.
+            last = min(1.0, max(0.0, (v_oc - spare_d) / max(v_oc + v_room, 1e-9))) if charging else 1.0
+            i_voltage = v_room / (last * r + r_end - r)
+            if i_voltage < current:
+                current, code = i_voltage, 3
             if room * ah_per_pct / dt_h < current:
                 current, code = room * ah_per_pct / dt_h, 4
             if depth_room * ah_per_pct / dt_h < current:

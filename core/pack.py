@@ -7,67 +7,88 @@ equations (core.battery.ecm), the limits (core.limits).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.cells import CELLS, capacity_ah, capacity_wh, energy_curve_wh, resistance_growth
-from core.battery.ecm import interpolate, resistance_factor, step
+from core.battery.cells import BY_SOC, BY_TEMPERATURE, CELLS, ROW, capacity_ah, energy_curve_wh, resistance_growth
+from core.battery.ecm import COLDEST_C, WARMEST_C, interpolate, step
+from core.battery.reach import side
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
-from core.limits import Condition
+from core.limits import CELL_WINDOW_V, Condition
 
 FloatArray = NDArray[np.float64]
 REPORTED_CELLS = 8
 """Cells of which voltage and temperature are reported: the extremes are among them."""
 CELL_VOLTAGE_SPREAD_V = 0.004
-CHORDS = 16
-"""Points at which the OCV is compared within a step's reach."""
 CELL_TEMPERATURE_SPREAD = 0.15
 """Hottest minus coldest cell, as a share of the pack's rise over ambient."""
 
 
 def ecm_parameters(config: DeviceConfig, soh_pct: float) -> FloatArray:
-    """Pack-level parameters for core.battery.ecm; shape (10,)."""
+    """Pack-level parameters for core.battery.ecm; shape (11,)."""
     cell = CELLS[config.chemistry]
     q_new, q = config.nominal_capacity_ah, capacity_ah(config, soh_pct)
-    growth = resistance_growth(soh_pct)
-    series = config.series_cells
-    total_ah = q_new * series
+    total_ah = q_new * config.series_cells
     return np.array(
         [
             q,
-            series,
-            growth * cell.r0_ohm_ah * series / q_new,
-            growth * cell.r1_ohm_ah * series / q_new,
-            cell.tau1_s,
-            cell.activation_k,
+            config.series_cells,
+            resistance_growth(soh_pct) * config.series_cells / q_new,
+            ROW[config.chemistry],
+            cell.fit.tau1_s,
+            cell.fit.tau_lag_s,
             cell.coulomb_efficiency,
-            cell.heat_capacity_j_per_k_ah * total_ah,
-            cell.cooling_w_per_k_ah * total_ah,
+            cell.fit.heat_capacity_j_per_k_ah * total_ah,
+            cell.fit.cooling_w_per_k_ah * total_ah,
             cell.self_discharge_pct_per_month / 100.0 / (30.0 * 86_400.0),
+            1.0,
         ]
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """The circuit's elements at one SoC and temperature, pack level."""
+
+    r0_ohm: float
+    r1_ohm: float
+    lag_per_a: float
+    """Lag of the surface SoC (a share) per ampere in steady state."""
+
+
+def elements(parameters: FloatArray, soc: float, temperature_c: float) -> Elements:
+    """The elements at a SoC (0-1)."""
+    table, factors = BY_SOC[int(parameters[3])], BY_TEMPERATURE[int(parameters[3])]
+    place = (temperature_c - COLDEST_C) / (WARMEST_C - COLDEST_C)
+    r0, r1, lag = (interpolate(table[:, k + 2], soc) * interpolate(factors[:, k], place) for k in range(3))
+    scale = float(parameters[2])
+    return Elements(r0_ohm=scale * r0, r1_ohm=scale * r1, lag_per_a=float(parameters[10] * lag / parameters[0]))
+
+
+def open_circuit_v(parameters: FloatArray, soc: float, temperature_c: float) -> float:
+    """Pack voltage at rest."""
+    table = BY_SOC[int(parameters[3])]
+    return float(parameters[1] * (interpolate(table[:, 0], soc) + (temperature_c - 25.0) * interpolate(table[:, 1], soc)))
+
+
+def circuit_resistance_ohm(parameters: FloatArray, soc: float, temperature_c: float, dt_s: float) -> float:
+    """R0 plus the share of R1 that builds up within dt_s; what a pulse of that length measures, but for the OCV's move."""
+    at = elements(parameters, soc, temperature_c)
+    return float(at.r0_ohm + at.r1_ohm * (1.0 - np.exp(-dt_s / parameters[4])))
+
+
 def step_resistance_ohm(parameters: FloatArray, soc: float, temperature_c: float, dt_s: float) -> float:
-    """R0 plus the share of R1 that builds up within dt_s."""
-    factor = float(resistance_factor(soc, temperature_c, parameters[5]))
-    return float(factor * (parameters[2] + parameters[3] * (1.0 - np.exp(-dt_s / parameters[4]))))
-
-
-def ocv_slope_v_per_pct(ocv: FloatArray, series: float, soc: float, reach: float) -> float:
-    """Slope that bounds the pack's OCV from both sides as far as the SoC may move (`reach`, a share of 1).
-
-    The steepest chord from the SoC to any point within reach: OCV(soc +- x) lies within slope * x of OCV(soc).
-    """
-    x = reach * np.arange(1, CHORDS + 1) / CHORDS
-    grid = np.linspace(0.0, 1.0, len(ocv))
-    here = np.interp(soc, grid, ocv)
-    away = np.concatenate([np.interp(soc + x, grid, ocv) - here, here - np.interp(soc - x, grid, ocv)])
-    return float(series * np.max(away / np.concatenate([x, x])) / 100.0)
+    """What a step of dt_s loses per ampere at its end: R0, the built-up shares of R1 and of the lag on the OCV's mean slope."""
+    at = elements(parameters, soc, temperature_c)
+    ocv, width = BY_SOC[int(parameters[3])][:, 0], 0.05
+    low, high = max(0.0, soc - width), min(1.0, soc + width)
+    slope_v = parameters[1] * (interpolate(ocv, high) - interpolate(ocv, low)) / (high - low)
+    built_1, built_lag = 1.0 - np.exp(-dt_s / parameters[4]), 1.0 - np.exp(-dt_s / parameters[5])
+    return float(at.r0_ohm + built_1 * at.r1_ohm + built_lag * at.lag_per_a * slope_v)
 
 
 class Pack:
@@ -80,9 +101,8 @@ class Pack:
         self.soh_pct = soh_pct
         self.ambient_c = ambient_c
         self._parameters = ecm_parameters(config, soh_pct)
-        self._ocv = CELLS[config.chemistry].ocv_table()
-        self._state = np.array([[soc_pct / 100.0, 0.0, temperature_c]])
-        self._last = np.array([[0.0, config.series_cells * interpolate(self._ocv, soc_pct / 100.0), 0.0, 0.0, 0.0]])
+        self._state = np.array([[soc_pct / 100.0, 0.0, 0.0, temperature_c]])
+        self._last = np.array([[0.0, open_circuit_v(self._parameters, soc_pct / 100.0, temperature_c), 0.0, 0.0, 0.0]])
         seed = int.from_bytes(hashlib.sha256(config.device_id.encode()).digest()[:4], "big")
         shape = np.random.default_rng(seed).uniform(-1, 1, REPORTED_CELLS)
         shape -= shape.mean()
@@ -96,7 +116,7 @@ class Pack:
     @property
     def temperature_c(self) -> float:
         """Mean cell temperature."""
-        return float(self._state[0, 2])
+        return float(self._state[0, 3])
 
     @property
     def energy_wh(self) -> float:
@@ -111,9 +131,10 @@ class Pack:
         step(
             self._state,
             np.array([power_w]),
-            self._ocv[None, :],
             self._parameters[None, :],
             np.array([self.ambient_c]),
+            BY_SOC,
+            BY_TEMPERATURE,
             dt_s,
             self._last,
         )
@@ -133,7 +154,7 @@ class Pack:
             voltage_v=voltage,
             current_a=float(self._last[0, 2]),
             power_w=float(self._last[0, 0]),
-            internal_resistance_ohm=step_resistance_ohm(
+            internal_resistance_ohm=circuit_resistance_ohm(
                 self._parameters, self._state[0, 0], self.temperature_c, self._parameters[4]
             ),
             cell_voltages_v=tuple((mean_cell + CELL_VOLTAGE_SPREAD_V * self._cell_shape).tolist()),
@@ -142,51 +163,120 @@ class Pack:
 
     def condition(self, dt_s: float) -> Condition:
         """What core.limits needs for the next dt_s, from the true state."""
-        state = self.state(datetime.fromtimestamp(0, tz=UTC))
-        base = condition_from_state(self.config, state, dt_s, ambient_c=self.ambient_c)
-        high_v, low_v = imbalance_v(self.config, state)
-        v1_v = float(self._state[0, 1])
-        fading_v = v1_v * (1.0 - float(np.exp(-dt_s / self._parameters[4])))
-        return replace(
-            base,
-            open_circuit_v=self.config.series_cells * interpolate(self._ocv, self._state[0, 0]) - v1_v,
-            charge_headroom_v=high_v + max(0.0, fading_v),
-            discharge_headroom_v=low_v + max(0.0, -fading_v),
+        soc, v1_v, lag, temperature_c = (float(value) for value in self._state[0])
+        parameters = self._parameters
+        surface = float(np.clip(soc - lag, 0.0, 1.0))
+        settled = float(np.clip(soc - lag * np.exp(-dt_s / parameters[5]), 0.0, 1.0))
+        surface_v = open_circuit_v(parameters, surface, temperature_c)
+        # What dies away without current: the polarisation, and the lag as the surface comes back towards the mean.
+        fading = (
+            v1_v * (1.0 - float(np.exp(-dt_s / parameters[4]))),
+            open_circuit_v(parameters, settled, temperature_c) - surface_v,
+        )
+        return _condition(
+            self.config,
+            self.state(datetime.fromtimestamp(0, tz=UTC)),
+            dt_s,
+            ambient_c=self.ambient_c,
+            behind_v=surface_v - v1_v,
+            rising_v=sum(max(0.0, part) for part in fading),
+            falling_v=sum(max(0.0, -part) for part in fading),
+            anchors=(surface, settled),
         )
 
 
 def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *, ambient_c: float) -> Condition:
     """The Condition of the next dt_s, from a measurement.
 
-    The open-circuit voltage comes from V + I R with the MEASURED resistance, which holds 1 - 1/e of the polarisation; the rest
-    may yet die away and takes voltage room on the other side, as unbalanced cells do on both.
+    The voltage behind R0 is V + I R0, R0 as large as the MEASURED resistance says. Its distance from the OCV of the measured SoC
+    is what polarisation and lag hold; all of it may yet die away and takes voltage room on the other side, as unbalanced cells do
+    on both. A measured SoC that is wrong makes the room smaller, never larger.
     """
     parameters = ecm_parameters(config, state.soh_pct)
-    soc = state.soc_pct / 100.0
-    cells = state.cell_temperatures_c or (state.temperature_c,)
+    soc = min(max(state.soc_pct / 100.0, 0.0), 1.0)
+    at = elements(parameters, soc, state.temperature_c)
+    measured = _measured_over_model(parameters, state)
+    behind_v = state.voltage_v + state.current_a * at.r0_ohm * measured
+    held_v = open_circuit_v(parameters, soc, state.temperature_c) - behind_v
+    usual_v = state.current_a * at.r1_ohm * measured
     ocv = CELLS[config.chemistry].ocv_table()
-    high_v, low_v = imbalance_v(config, state)
-    polarisation_ohm = float(resistance_factor(soc, state.temperature_c, parameters[5])) * parameters[3]
-    fading_v = state.current_a * polarisation_ohm * float(np.exp(-1.0))
-    reach = max(config.max_charge_power_w, config.max_discharge_power_w) * dt_s / 3600.0 / capacity_wh(config, state.soh_pct)
+    surface = float(np.interp(behind_v / config.series_cells, ocv, np.linspace(0.0, 1.0, len(ocv))))
+    return _condition(
+        config,
+        state,
+        dt_s,
+        ambient_c=ambient_c,
+        behind_v=behind_v,
+        rising_v=max(0.0, held_v, usual_v),
+        falling_v=max(0.0, -held_v, -usual_v),
+        anchors=(soc, surface),
+    )
+
+
+def _measured_over_model(parameters: FloatArray, state: PackState) -> float:
+    """Measured resistance over the model's, 1 when none was measured."""
+    model = circuit_resistance_ohm(parameters, state.soc_pct / 100.0, state.temperature_c, parameters[4])
+    return state.internal_resistance_ohm / model if state.internal_resistance_ohm > 0 else 1.0
+
+
+def _condition(
+    config: DeviceConfig,
+    state: PackState,
+    dt_s: float,
+    *,
+    ambient_c: float,
+    behind_v: float,
+    rising_v: float,
+    falling_v: float,
+    anchors: tuple[float, float],
+) -> Condition:
+    """A Condition from the voltage behind R0, what of it may rise or fall without current, and the surface SoCs in between.
+
+    Resistances and lag are the largest that a charge or a discharge can reach within the step, at the coldest it can become.
+    """
+    parameters = ecm_parameters(config, state.soh_pct)
+    cells = state.cell_temperatures_c or (state.temperature_c,)
     decay = float(np.exp(-dt_s * parameters[8] / parameters[7]))
-    resistance = max(state.internal_resistance_ohm, step_resistance_ohm(parameters, soc, state.temperature_c, dt_s))
+    coldest_c = min(state.temperature_c, ambient_c + (state.temperature_c - ambient_c) * decay)
+    high_v, low_v = imbalance_v(config, state)
+    spare_v = (high_v + rising_v, low_v + falling_v)
+    found = np.empty((2, 3))
+    for k, rated_w in enumerate((-config.max_charge_power_w, config.max_discharge_power_w)):
+        side(
+            rated_w,
+            behind_v,
+            spare_v[k],
+            CELL_WINDOW_V[config.chemistry][1 - k] * config.series_cells,
+            parameters,
+            BY_SOC[int(parameters[3])],
+            BY_TEMPERATURE[int(parameters[3])],
+            state.soc_pct / 100.0,
+            coldest_c,
+            dt_s,
+            max(1.0, _measured_over_model(parameters, state)),
+            np.array(anchors),
+            found[k],
+        )
+    (slope_c, ohm_c, full_c), (slope_d, ohm_d, full_d) = found.tolist()
     return Condition(
         soc_pct=state.soc_pct,
         temperature_c=max(cells),
         temperature_coldest_c=min(cells),
         temperature_free_c=ambient_c + (max(cells) - ambient_c) * decay,
-        heat_gain_k_per_w=(1.0 - decay) / parameters[8],
+        # Heat comes from all polarisation, also from what an earlier step built up.
+        heat_gain_k_per_w=(1.0 - decay) / parameters[8] * max(full_c / ohm_c, full_d / ohm_d),
         temperature_spread_k=state.temperature_spread_k,
-        open_circuit_v=state.voltage_v + state.current_a * state.internal_resistance_ohm,
-        ocv_slope_v_per_pct=ocv_slope_v_per_pct(ocv, config.series_cells, soc, min(1.0, 1.2 * reach)),
-        resistance_ohm=resistance,
+        open_circuit_v=behind_v,
+        ocv_slope_v_per_pct=slope_d,
+        resistance_ohm=ohm_d,
         capacity_ah=float(parameters[0]),
         coulomb_efficiency=float(parameters[6]),
         soc_low_pct=state.soc_pct,
         soc_high_pct=state.soc_pct,
-        charge_headroom_v=high_v + max(0.0, fading_v),
-        discharge_headroom_v=low_v + max(0.0, -fading_v),
+        charge_headroom_v=spare_v[0],
+        discharge_headroom_v=spare_v[1],
+        charge_ocv_slope_v_per_pct=slope_c,
+        charge_resistance_ohm=ohm_c,
     )
 
 

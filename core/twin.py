@@ -11,17 +11,18 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from core.ageing import degradation
-from core.battery.cells import CELLS, capacity_wh
-from core.battery.ecm import OUTPUTS, STATE, simulate
+from core.ageing import forecast
+from core.battery.cells import BY_SOC, BY_TEMPERATURE, ROW, capacity_wh
+from core.battery.ecm import OUTPUTS, PARAMETERS, STATE, simulate
 from core.calibration import NOMINAL, Calibration
 from core.devices import Chemistry, DeviceConfig, PackState
 from core.errors import InputError
-from core.pack import ecm_parameters
+from core.pack import circuit_resistance_ohm, ecm_parameters, elements
 from core.predictions import Prediction
 
 FloatArray = NDArray[np.float64]
-MODEL_TYPE = "ECM-1RC"
+MODEL_TYPE = "ECM-2RC"
+"""Two RC pairs, one on voltage and one on the surface state of charge (core.battery.ecm)."""
 REST_C_RATE_PER_H = 0.2
 """At rest the efficiency written is that of this small current, since a ratio of zero to zero is none."""
 
@@ -72,10 +73,26 @@ def predict_many(
     soc, temperature_c = (np.array([getattr(s, name) for s in states]) for name in ("soc_pct", "temperature_c"))
     chemistries = [c.chemistry for c in configs]
     history = run_circuit(chemistries, parameters, soc / 100.0, temperature_c, power, ambient, dt_s)
+    wear = _wear(configs, states, history, dt_s)
     return [
-        _prediction(c, s, power[i], history[i], parameters[i], dt_s, start, k)
+        _prediction(c, s, power[i], history[i], parameters[i], dt_s, start, k, wear[i])
         for i, (c, s, k) in enumerate(zip(configs, states, known, strict=True))
     ]
+
+
+def _wear(
+    configs: Sequence[DeviceConfig], states: Sequence[PackState], history: FloatArray, dt_s: float
+) -> list[dict[str, float]]:
+    """Degradation forecasts of all devices, chemistry by chemistry."""
+    begin = np.array([[s.soc_pct, s.temperature_c, s.soh_pct] for s in states])
+    soc_pct = np.concatenate([begin[:, :1], 100.0 * history[:, :, 5]], axis=1)
+    temperature_c = np.concatenate([begin[:, 1:2], history[:, :, 8]], axis=1)
+    found: list[dict[str, float]] = [{} for _ in configs]
+    for chemistry in {c.chemistry for c in configs}:
+        at = [i for i, c in enumerate(configs) if c.chemistry == chemistry]
+        for i, document in zip(at, forecast(chemistry, begin[at, 2], soc_pct[at], temperature_c[at], dt_s), strict=True):
+            found[i] = document
+    return found
 
 
 def run_circuit(
@@ -88,16 +105,20 @@ def run_circuit(
     dt_s: float,
 ) -> FloatArray:
     """M circuits through N steps from SoC (M,) (0-1), temperature (M,) and no polarisation; parameters (M, row), power and
-    ambient (M, N). Returns (M, N, 8): OUTPUTS, then STATE, of core.battery.ecm, at the end of each step.
+    ambient (M, N). Returns (M, N, 9): OUTPUTS, then STATE, of core.battery.ecm, at the end of each step.
     """
     m, n = power_w.shape
+    rows = np.array(parameters, dtype=np.float64)
+    rows[:, PARAMETERS.index("cell")] = [ROW[chemistry] for chemistry in chemistries]
+    start = np.stack([np.clip(soc, 0.0, 1.0), np.zeros(m), np.zeros(m), temperature_c], axis=1)
     history = np.empty((m, n, len(OUTPUTS) + len(STATE)))
     simulate(
-        np.stack([soc, np.zeros(m), temperature_c], axis=1),
+        start,
         np.ascontiguousarray(power_w, dtype=np.float64),
-        np.stack([CELLS[chemistry].ocv_table() for chemistry in chemistries]),
-        parameters,
+        rows,
         np.ascontiguousarray(ambient_c, dtype=np.float64),
+        BY_SOC,
+        BY_TEMPERATURE,
         dt_s,
         history,
     )
@@ -139,8 +160,10 @@ def _prediction(
     dt_s: float,
     start: datetime,
     calibration: Calibration | None,
+    wear: dict[str, float],
 ) -> Prediction:
-    soc_pct, temperature_c = history[:, 5] * 100.0, history[:, 7].copy()
+    typical = elements(parameters, 0.5, 25.0)
+    soc_pct, temperature_c = history[:, 5] * 100.0, history[:, 8].copy()
     return Prediction(
         device_id=config.device_id,
         prediction_timestamp=start,
@@ -154,19 +177,16 @@ def _prediction(
         temperature_profile_c=temperature_c,
         soc_profile_pct=soc_pct,
         efficiency_profile=_efficiency(history, parameters),
-        degradation=degradation(
-            config.chemistry,
-            np.concatenate([[state.soc_pct], soc_pct]),
-            np.concatenate([[state.temperature_c], temperature_c]),
-            dt_s,
-        ),
+        degradation=wear,
         model_type=MODEL_TYPE,
         calibration_date=None if calibration is None else calibration.calibrated_at,
         calibration_score=None if calibration is None else calibration.score,
         parameters={
-            "r0_ohm": float(parameters[2]),
-            "r1_ohm": float(parameters[3]),
+            "r0_ohm": typical.r0_ohm,
+            "r1_ohm": typical.r1_ohm,
             "tau1_s": float(parameters[4]),
+            "lag_soc_per_a": typical.lag_per_a,
+            "tau_lag_s": float(parameters[5]),
             "coulomb_efficiency": float(parameters[6]),
             "heat_capacity_j_per_k": float(parameters[7]),
             "cooling_w_per_k": float(parameters[8]),
@@ -177,13 +197,13 @@ def _prediction(
 
 def _efficiency(history: FloatArray, parameters: FloatArray) -> FloatArray:
     """One-way energy efficiency of each step, (N,): terminal over stored when discharging, stored over terminal else."""
-    power, heat, ocv = np.abs(history[:, 0]), history[:, 3], history[:, 4]
+    power, loss, ocv = np.abs(history[:, 0]), history[:, 3], history[:, 4]
     small_i = REST_C_RATE_PER_H * parameters[0]
-    loss_share = small_i * (parameters[2] + parameters[3]) / ocv
+    loss_share = small_i * circuit_resistance_ohm(parameters, 0.5, 25.0, 3600.0) / ocv
     idle = 1.0 / (1.0 + loss_share)
     discharging = history[:, 0] > 0
     moving = power > 0.02 * small_i * ocv
     with np.errstate(divide="ignore", invalid="ignore"):
-        eta = np.where(discharging, power / (power + heat), (power - heat) / power)
+        eta = np.where(discharging, power / (power + loss), (power - loss) / power)
     result: FloatArray = np.clip(np.where(moving, eta, idle), 0.5, 1.0)
     return result

@@ -1,14 +1,19 @@
-"""The equivalent circuit, stepped under constant power; compiled, batched over packs.
+"""The equivalent circuit with an RC pair and a diffusion lag, stepped under constant power; compiled, batched over packs.
 
-Per substep of at most 60 s, at pack level with discharge current positive:
+Besides its polarisation v1 a pack has a lag s: the state of charge at the particles' surfaces trails the mean z by s, and the
+voltage is that of the surface. It is the second RC pair of an ordinary circuit, but acting on SoC instead of on voltage, so that
+it bends where the OCV curve bends (an LFP cell near empty). Per substep h of at most 60 s, at pack level, discharge positive:
 
-    E = OCV(z) - v1,  I = (E - sqrt(E^2 - 4 R0 P)) / (2 R0)            power P = (E - I R0) I at the terminals
-    z+  = z - I eta dt / Q                                             eta = coulomb efficiency when charging, else 1
-    v1+ = a v1 + (1 - a) R1 I,   a = exp(-dt / tau1)
-    T+  = T + dt / C (I (OCV - V) - hA (T - T_ambient))
+    U(z, T) = Ns (OCV(z) + (T - 25 C) dOCV/dT(z)),   Rk(z, T) = scale Rk(z) fk(T),   ak = exp(-h / tau_k)
+    E = U(z - a2 s) - a1 v1,   R = R0 + (1 - a1) R1 + (h / Q + (1 - a2) L / Q) dU/dz, the chord's over the substep
+    I = 2 P / (E + sqrt(E^2 - 4 R P)),   V = E - R I                    power P = V I at the terminals
+    z+  = z - I eta h / Q - leak h                                      eta = coulomb efficiency when charging, else 1
+    v1+ = a1 v1 + (1 - a1) R1 I,   s+ = a2 s + (1 - a2) L I / Q         L(z, T) in hours
+    T+  = T + h / C (I (U_mean - V) - I T dU/dT - hA (T - T_ambient))   with the charge lost to eta as heat
 
-Source: Plett, Battery Management Systems I (2015), ch. 2; the heat is the overpotential's, after Bernardi et al. (1985)
-without its entropic term. Not here: parameters (core.battery.cells), limits (core.limits).
+Current and voltage are those of the substep's END, where polarisation, lag and OCV have moved. Sources: Plett, Battery Management
+Systems I (2015), ch. 2 (circuit); Subramanian et al., J. Electrochem. Soc. 152 (2005) A2002 (surface and mean concentration);
+Bernardi et al., ibid. 132 (1985) 5 (heat). Not here: parameters (core.battery.cells), limits (core.limits).
 """
 
 from __future__ import annotations
@@ -22,23 +27,33 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 SUBSTEP_S = 60.0
-STATE = ("soc", "v1_v", "temperature_c")
-"""Columns of a state array (n, 3); soc is a share 0-1."""
+SOC_POINTS = 101
+MOST_CHORDS, CHORD_MISS_V = 8, 3e-4
+"""Tries at the OCV's chord over a substep, and the voltage of a cell by which it may miss the curve."""
+COLDEST_C, WARMEST_C = -40.0, 80.0
+STATE = ("soc", "v1_v", "lag", "temperature_c")
+"""Columns of a state array (n, 4); soc and lag are shares 0-1."""
 PARAMETERS = (
-    "capacity_ah", "series_cells", "r0_ohm", "r1_ohm", "tau1_s", "activation_k", "coulomb_efficiency",
-    "heat_capacity_j_per_k", "cooling_w_per_k", "self_discharge_per_s",
+    "capacity_ah", "series_cells", "resistance_per_ah", "cell", "tau1_s", "tau_lag_s", "coulomb_efficiency",
+    "heat_capacity_j_per_k", "cooling_w_per_k", "self_discharge_per_s", "lag_scale",
 )  # fmt: skip
-"""Columns of a parameter array (n, 10), pack level."""
-OUTPUTS = ("power_w", "voltage_v", "current_a", "heat_w", "ocv_v")
-"""Columns of an output array (n, 5): means over the step for power, current and heat, end values for voltages."""
+"""Columns of a parameter array (n, 11), pack level; `cell` is the row of the tables, `resistance_per_ah` turns a cell's Ohm Ah
+into the pack's Ohm: growth Ns / Q."""
+OUTPUTS = ("power_w", "voltage_v", "current_a", "loss_w", "ocv_v")
+"""Columns of an output array (n, 5): power, current and irreversible loss are means over the step, voltages those of its end."""
+SOC_COLUMNS = ("ocv_v", "docv_dt_v_per_k", "r0_ohm_ah", "r1_ohm_ah", "lag_h")
+"""Columns of the tables over SoC, shape (cells, 101, 5): 0, 1, ..., 100 %."""
+FACTOR_COLUMNS = ("r0", "r1", "lag")
+"""Columns of the tables over temperature, shape (cells, 121, 3): factor on each at -40, -39, ..., 80 °C."""
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = njit(cache=True, error_model="numpy")(function)
-    return compiled
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's njit as used in this package: cached on disk, without the GIL, with fused multiply-add but IEEE infinities."""
+    made: Callable[..., Any] = njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract", "arcp", "nsz"})(function)
+    return made
 
 
-@_compiled
+@compiled
 def interpolate(table: FloatArray, share: float) -> float:
     """Linear interpolation of a table over [0, 1], held at its ends."""
     position = min(max(share, 0.0), 1.0) * (table.shape[0] - 1)
@@ -47,82 +62,150 @@ def interpolate(table: FloatArray, share: float) -> float:
     return value
 
 
-@_compiled
-def resistance_factor(soc: float, temperature_c: float, activation_k: float) -> float:
-    """Arrhenius, and a rise towards an empty or full cell (up to 1.6 at 0 %, 1.15 at 100 %)."""
-    arrhenius = np.exp(activation_k * (1.0 / (temperature_c + 273.15) - 1.0 / 298.15))
-    low = max(0.0, 0.2 - soc) / 0.2
-    high = max(0.0, soc - 0.9) / 0.1
-    factor: float = arrhenius * (1.0 + 0.6 * low * low + 0.15 * high * high)
-    return factor
+@compiled
+def _advance(
+    state: FloatArray,
+    power_w: float,
+    ambient_c: float,
+    parameters: FloatArray,
+    rates: FloatArray,
+    by_soc: FloatArray,
+    by_temperature: FloatArray,
+    substeps: int,
+    output: FloatArray,
+) -> None:
+    """One pack over `substeps` substeps; state (4,) in place, rates (5,) of `_rates`, output (5,).
+
+    Indices are unsigned: numba would otherwise allow for negative ones at every access.
+    """
+    cells, scale, efficiency, cooling = parameters[1], parameters[2], parameters[6], parameters[8]
+    a1, a2, share, warming, leak = rates[0], rates[1], rates[2], rates[3], rates[4]
+    grow1, grow2 = (1.0 - a1) * scale, (1.0 - a2) * parameters[10] / parameters[0]
+    one, last, last_t = np.uintp(1), np.uintp(SOC_POINTS - 2), np.uintp(by_temperature.shape[0] - 2)
+    grid = SOC_POINTS - 1.0
+    warmest = WARMEST_C - COLDEST_C
+    z, v1, lag, t = state[0], state[1], state[2], state[3]
+    total_p = total_i = total_loss = voltage = current = r = 0.0
+    position = z * grid
+    k = min(np.uintp(position), last)
+    w = position - k
+    for _ in range(substeps):
+        warmth = min(max(t - COLDEST_C, 0.0), warmest)
+        j = min(np.uintp(warmth), last_t)
+        x = warmth - j
+        f0 = by_temperature[j, 0] + x * (by_temperature[j + one, 0] - by_temperature[j, 0])
+        f1 = by_temperature[j, 1] + x * (by_temperature[j + one, 1] - by_temperature[j, 1])
+        f2 = by_temperature[j, 2] + x * (by_temperature[j + one, 2] - by_temperature[j, 2])
+        entropy = by_soc[k, 1] + w * (by_soc[k + one, 1] - by_soc[k, 1])
+        r0 = scale * f0 * (by_soc[k, 2] + w * (by_soc[k + one, 2] - by_soc[k, 2]))
+        build1 = grow1 * f1 * (by_soc[k, 3] + w * (by_soc[k + one, 3] - by_soc[k, 3]))
+        build2 = grow2 * f2 * (by_soc[k, 4] + w * (by_soc[k + one, 4] - by_soc[k, 4]))
+        warm = t - 25.0
+        u = by_soc[k, 0] + w * (by_soc[k + one, 0] - by_soc[k, 0]) + warm * entropy
+        surface = min(max(z - a2 * lag, 0.0), 1.0)
+        position = surface * grid
+        k = min(np.uintp(position), last)
+        slope = grid * (by_soc[k + one, 0] - by_soc[k, 0])
+        surface_v = by_soc[k, 0] + (position - k) * (by_soc[k + one, 0] - by_soc[k, 0])
+        e = cells * (surface_v + warm * entropy) - a1 * v1
+        for _turn in range(MOST_CHORDS):
+            r = r0 + build1 + cells * slope * (share + build2)
+            root = e * e - 4.0 * r * power_w
+            p = power_w
+            if root < 1e-3 * e * e:  # more than the circuit can deliver
+                root = 1e-3 * e * e
+                p = 0.999 * e * e / (4.0 * r)
+            current = 2.0 * p / (e + np.sqrt(root))
+            # The slope is the curve's at first; where the step goes round a bend, the chord's to where it ends.
+            away = current * (share + build2)
+            position = min(max(surface - away, 0.0), 1.0) * grid
+            k = min(np.uintp(position), last)
+            fallen = surface_v - by_soc[k, 0] - (position - k) * (by_soc[k + one, 0] - by_soc[k, 0])
+            if abs(fallen - slope * away) < CHORD_MISS_V:
+                break
+            slope = fallen / away
+        eta = efficiency if current < 0.0 else 1.0
+        moved = current * eta * share
+        # An empty or full cell carries no more charge: the substep ends there.
+        if moved > z:
+            moved = z
+            current = z / share
+        elif moved < z - 1.0:
+            moved = z - 1.0
+            current = moved / (eta * share)
+        voltage = e - current * r
+        z = max(z - moved - leak, 0.0)
+        position = z * grid
+        k = min(np.uintp(position), last)
+        w = position - k
+        moved_to = by_soc[k, 0] + w * (by_soc[k + one, 0] - by_soc[k, 0])
+        moved_to += warm * (by_soc[k, 1] + w * (by_soc[k + one, 1] - by_soc[k, 1]))
+        u_mean = 0.5 * cells * (u + moved_to)
+        loss = current * (u_mean - voltage)
+        if current < 0.0:
+            loss -= (1.0 - eta) * current * u_mean  # charge that is not stored is heat
+        v1 = a1 * v1 + build1 * current
+        lag = a2 * lag + build2 * current
+        t += warming * (loss - current * (t + 273.15) * cells * entropy - cooling * (t - ambient_c))
+        total_p += current * voltage
+        total_i += current
+        total_loss += loss
+    state[0], state[1], state[2], state[3] = z, v1, lag, t
+    output[0], output[1], output[2], output[3] = total_p / substeps, voltage, total_i / substeps, total_loss / substeps
+    ocv = by_soc[k, 0] + w * (by_soc[k + one, 0] - by_soc[k, 0])
+    output[4] = cells * (ocv + (t - 25.0) * (by_soc[k, 1] + w * (by_soc[k + one, 1] - by_soc[k, 1])))
 
 
-@_compiled
+@compiled
+def _rates(parameters: FloatArray, h: float, out: FloatArray) -> None:
+    """What a substep of h seconds does: decays of v1 and lag, SoC per ampere, kelvin per watt, leak; out (5,)."""
+    out[0], out[1] = np.exp(-h / parameters[4]), np.exp(-h / parameters[5])
+    out[2], out[3], out[4] = h / (3600.0 * parameters[0]), h / parameters[7], h * parameters[9]
+
+
+@compiled
 def step(
     state: FloatArray,
     power_w: FloatArray,
-    ocv: FloatArray,
     parameters: FloatArray,
     ambient_c: FloatArray,
+    by_soc: FloatArray,
+    by_temperature: FloatArray,
     dt_s: float,
     output: FloatArray,
 ) -> None:
-    """Advance n packs by dt_s in substeps; state (n, 3) in place, power (n,), ocv (n, 21), output (n, 5).
+    """Advance n packs by dt_s in substeps; state (n, 4) in place, power and ambient (n,), output (n, 5).
 
     A power beyond what the circuit can deliver becomes the largest that it can.
     """
     substeps = max(1, int(np.ceil(dt_s / SUBSTEP_S - 1e-9)))
-    h = dt_s / substeps
+    rates = np.empty(5)
     for i in range(state.shape[0]):
-        q_as = parameters[i, 0] * 3600.0
-        cells, activation = parameters[i, 1], parameters[i, 5]
-        decay = np.exp(-h / parameters[i, 4])
-        z, v1, t = state[i, 0], state[i, 1], state[i, 2]
-        total_p = total_i = total_q = 0.0
-        voltage = u = 0.0
-        for _ in range(substeps):
-            factor = resistance_factor(z, t, activation)
-            r0, r1 = parameters[i, 2] * factor, parameters[i, 3] * factor
-            u = cells * interpolate(ocv[i], z)
-            e = u - v1
-            p = min(power_w[i], 0.999 * e * e / (4.0 * r0))
-            current = (e - np.sqrt(e * e - 4.0 * r0 * p)) / (2.0 * r0)
-            eta = parameters[i, 6] if current < 0.0 else 1.0
-            # An empty or full cell carries no more charge: the substep ends there.
-            room = z * q_as if current > 0.0 else (1.0 - z) * q_as / parameters[i, 6]
-            if abs(current) * h > room:
-                current = room / h if current > 0.0 else -room / h
-                p = (e - current * r0) * current
-            voltage = e - current * r0
-            heat = current * (u - voltage)
-            if current < 0.0:
-                heat += (1.0 - eta) * -current * u  # charge that is not stored is heat
-            z = min(1.0, max(0.0, z - current * eta * h / q_as - parameters[i, 9] * h))
-            v1 = decay * v1 + (1.0 - decay) * r1 * current
-            t += h / parameters[i, 7] * (heat - parameters[i, 8] * (t - ambient_c[i]))
-            total_p += p
-            total_i += current
-            total_q += heat
-        state[i, 0], state[i, 1], state[i, 2] = z, v1, t
-        output[i, 0], output[i, 1], output[i, 2] = total_p / substeps, voltage, total_i / substeps
-        output[i, 3], output[i, 4] = total_q / substeps, cells * interpolate(ocv[i], z)
+        cell = int(parameters[i, 3])
+        _rates(parameters[i], dt_s / substeps, rates)
+        _advance(
+            state[i], power_w[i], ambient_c[i], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps, output[i]
+        )
 
 
-@_compiled
+@compiled
 def simulate(
     state: FloatArray,
     power_w: FloatArray,
-    ocv: FloatArray,
     parameters: FloatArray,
     ambient_c: FloatArray,
+    by_soc: FloatArray,
+    by_temperature: FloatArray,
     dt_s: float,
     history: FloatArray,
 ) -> None:
-    """N steps of n packs: power and ambient (n, N), history (n, N, 8) = outputs then state at the END of each step."""
+    """N steps of n packs: power and ambient (n, N), history (n, N, 9) = outputs then state at the END of each step."""
+    substeps = max(1, int(np.ceil(dt_s / SUBSTEP_S - 1e-9)))
+    rates = np.empty(5)
     for i in range(state.shape[0]):
-        out = np.empty((1, 5))
+        cell = int(parameters[i, 3])
+        _rates(parameters[i], dt_s / substeps, rates)
         for k in range(power_w.shape[1]):
-            step(state[i : i + 1], power_w[i, k : k + 1], ocv[i : i + 1], parameters[i : i + 1],
-                 ambient_c[i, k : k + 1], dt_s, out)  # fmt: skip
-            history[i, k, :5] = out[0]
+            _advance(state[i], power_w[i, k], ambient_c[i, k], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps,
+                     history[i, k, :5])  # fmt: skip
             history[i, k, 5:] = state[i]

@@ -59,7 +59,7 @@ class CellStep:
 class CellModel:
     """A chemistry's cell as a built model, shared by all cells of that kind."""
 
-    def __init__(self, chemistry: Chemistry, model: ModelName, *, compiled: bool) -> None:
+    def __init__(self, chemistry: Chemistry, model: ModelName, *, compiled: bool, mesh: Mapping[str, int] = MESH) -> None:
         pybamm = require_pybamm()
         values = parameter_values(chemistry)
         self.chemistry, self.model = chemistry, model
@@ -77,7 +77,7 @@ class CellModel:
             getattr(pybamm.lithium_ion, model)(options),
             parameter_values=values,
             solver=pybamm.IDAKLUSolver(options={"compile": compiled}),
-            var_pts=MESH,
+            var_pts=dict(mesh),
         )
         inputs_of_a_cell = self.inputs(self.electrodes.new, 0.5, 25.0, 25.0, 0.0, 0.0)
         self.simulation.build(inputs=inputs_of_a_cell)

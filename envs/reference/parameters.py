@@ -41,6 +41,7 @@ class Patch:
 
 
 _CAN_H = Patch(10.0, "natural convection between cells of a rack; also the value of Chen2020")
+_LFP_EMPTY = Patch(2.5, "where packs call an LFP cell empty, and the contract's default min_cell_voltage; the set says 2.0 V")
 _26650 = "cylinder 26 mm x 65 mm (A123 ANR26650 data sheet)"
 _18650 = "cylinder 18 mm x 65 mm (Sony US18650 data sheet)"
 _PATCHES: Mapping[Chemistry, Mapping[str, Patch]] = {
@@ -48,6 +49,8 @@ _PATCHES: Mapping[Chemistry, Mapping[str, Patch]] = {
         "Cell volume [m3]": Patch(3.45e-5, _26650),
         "Cell cooling surface area [m2]": Patch(6.37e-3, _26650),
         "Total heat transfer coefficient [W.m-2.K-1]": _CAN_H,
+        "Lower voltage cut-off [V]": _LFP_EMPTY,
+        "Open-circuit voltage at 0% SOC [V]": _LFP_EMPTY,
     },
     Chemistry.NMC: {},
     Chemistry.LCO: {

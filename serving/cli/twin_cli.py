@@ -11,6 +11,7 @@ from core.calibration import FACTORS
 from core.calibration_fit import Errors, Needed
 from serving.calibration import CalibrateOptions, Outcome, calibrate_site
 from serving.cli.dispatch_cli import parse_until, stop_on_signals
+from serving.cli.twin_compare import compare
 from serving.clock_config import clock_from_env
 from serving.site_loader import site_config
 from serving.twin_service import TwinOptions, run_twin
@@ -20,6 +21,9 @@ from stores.settings import StoreSettings
 twin_app = typer.Typer(help="The digital twin.", no_args_is_help=True)
 console = Console()
 DEFAULTS = Needed()
+
+
+twin_app.command("compare")(compare)
 
 
 @twin_app.command("run")

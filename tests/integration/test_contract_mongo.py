@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure, WriteError
 from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError
 from core.pack import Pack
-from core.twin import predict
+from core.twin import MODEL_TYPE, predict
 from stores.mongo.predictions import latest_predictions, write_predictions
 from stores.mongo.schema import ensure_collections
 from stores.mongo.telemetry import insert_telemetry, latest_states, pack_document, telemetry_range
@@ -111,7 +111,7 @@ def test_prediction_round_trip_as_the_contract_has_it(mongo_db):
     assert set(stored["degradation_forecast"]) == {
         "capacity_fade_percent", "resistance_growth_percent", "cycle_life_consumed", "calendar_life_consumed",
     }  # fmt: skip
-    assert stored["model_metadata"]["model_type"] == "ECM-1RC"
+    assert stored["model_metadata"]["model_type"] == MODEL_TYPE
     back = latest_predictions(mongo_db, ["d"])["d"]
     np.testing.assert_allclose(back.soc_profile_pct, made.soc_profile_pct)
     assert back.prediction_timestamp == NOW
