@@ -39,7 +39,7 @@ def _fleets(*, quick: bool, seed: int) -> Iterator[tuple[str, Any]]:
         tables, many = fleets.sizes(steps, counts, single, budget_s=budget_s, moves=moves, seed=seed)
         yield f"fleets, {steps} steps", [_shown(table) for table in tables]
         records += many
-    yield "fleet records", fleets.as_json(records)
+        yield "fleet records", fleets.as_json(records)
 
 
 def _shown(table: Table) -> dict[str, Any]:
