@@ -27,8 +27,9 @@ class Settings:
     """Schedule of the outer loop; powers are shares of the fleet's power."""
 
     first_mu: float = 0.1
-    warm_mu: float = 1e-3
-    last_mu: float = 5e-7
+    warm_mu: float = 1e-4
+    """The next solve starts where this one was at this barrier parameter."""
+    last_mu: float = 3e-7
     shrink: float = 0.3
     follow: float = 0.6
     """The barrier parameter shrinks where the devices' mean step, weighted by power, exceeds this."""
@@ -39,7 +40,7 @@ class Settings:
     """Largest |fleet's net power - the meter's|."""
     prediction_tolerance: float = 5e-4
     first_steps: int = 3
-    last_steps: int = 1
+    last_steps: int = 4
     max_sweeps: int = 40
     threads: int = 2
     deadline_s: float = np.inf
@@ -60,6 +61,8 @@ class Outcome:
     restarts: int = 0
     sweep_s: float = 0.0
     meter_s: float = 0.0
+    kept_price: FloatArray | None = None
+    """Price at the point that the iterate keeps."""
     trace: list[tuple[float, float, float, float]] = field(default_factory=list)
     """Per sweep: mu, residual, prediction error, mean step."""
 
@@ -117,6 +120,9 @@ def coordinate(
         outcome.trace.append((mu, outcome.residual, prediction, answer.mean_step))
         if watch is not None:
             watch(outcome)
+        if outcome.kept_price is None and mu <= settings.warm_mu and answer.mean_step > settings.follow:
+            iterate.keep(mu)
+            outcome.kept_price = met.price_eur_per_kwh
         if last and outcome.residual < settings.net_tolerance and prediction < settings.prediction_tolerance:
             outcome.converged = True
             break

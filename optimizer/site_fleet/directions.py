@@ -12,19 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from optimizer.site_fleet.layout import DATA_ROWS, LANES, LEAST_POWER, MAX_C, MAX_D, WEIGHT
 from optimizer.site_fleet.sweep import Iterate
 
+FloatArray = NDArray[np.float64]
 BOTH_WAYS = 2e-3
 """Scaled power from which a flow counts; what the barrier leaves is well below."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _fix(first, last, data, constants, flows):  # type: ignore[no-untyped-def]
+def _fix(first, last, data, constants, flows, burns):  # type: ignore[no-untyped-def]
     found = 0
     for b in range(first, last):
         for k in range(flows.shape[1] // 2 - 1):
+            if not burns[k]:
+                continue
             for lane in range(LANES):
                 charge, discharge = flows[b, 2 * k, lane], flows[b, 2 * k + 1, lane]
                 if min(charge, discharge) > BOTH_WAYS:
@@ -35,12 +39,19 @@ def _fix(first, last, data, constants, flows):  # type: ignore[no-untyped-def]
     return found
 
 
-def fix_directions(iterate: Iterate, pool: ThreadPoolExecutor, threads: int) -> int:
-    """Forbid the smaller of two flows of the same device and step in the packed data; the number of slots where it was done."""
+def fix_directions(iterate: Iterate, price: FloatArray, pool: ThreadPoolExecutor, threads: int) -> int:
+    """Forbid the smaller of two flows of the same device and step in the packed data; the number of slots where it was done.
+
+    Only in steps whose price at the meter (N,) is negative: elsewhere doing both costs wear and energy and gains nothing, and what
+    is seen of it has not quite converged.
+    """
+    burns = price < 0.0
+    if not burns.any():
+        return 0
     blocks = iterate.blocks
     cuts = np.linspace(0, blocks.blocks, threads + 1).astype(int)
 
     def run(i: int) -> int:
-        return int(_fix(int(cuts[i]), int(cuts[i + 1]), blocks.data, blocks.constants, iterate.flows))
+        return int(_fix(int(cuts[i]), int(cuts[i + 1]), blocks.data, blocks.constants, iterate.flows, burns))
 
     return sum(pool.map(run, range(threads)))

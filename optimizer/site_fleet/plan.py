@@ -38,7 +38,8 @@ class SiteFleetPlan:
     wear_eur: float
     peak_w: float
     dual_bound_eur: float
-    """No plan costs less (the relaxation in which devices may charge and discharge at once); -inf when none was computed."""
+    """No plan costs less (the relaxation in which devices may charge and discharge at once); -inf when none was computed. Where
+    the meter's limits cannot be kept, no plan with the same violation."""
     converged: bool
     source: str
     """`warm`, `cold`, `re-projected` (the last plan) or `hold`."""

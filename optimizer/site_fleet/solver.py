@@ -38,6 +38,8 @@ REPORTED_GAP = 2e-4
 REFUSED_GAP = 2e-2
 """From here on a warm start is not believed: the solve starts cold."""
 DIRECTION_ROUNDS = 2
+LIFT = 0.1
+"""A kept slack or multiplier starts with at least this share of the barrier parameter in its product."""
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ class SiteFleetSolver:
             raise SolverError("; ".join(failures))
         best = min(found, key=lambda candidate: candidate.run.objective_eur)
         bound = max(candidate.bound_eur for candidate in found)
-        return self._finish(grid, fleet, dt_s, best, bound, failures, began_s)
+        return self._finish(grid, fleet, dt_s, soft, best, bound, failures, began_s)
 
     def plan(self, problem: SiteProblem, *, shift_steps: int = 1) -> Plan:
         """A SiteProblem's plan in the form of the other solvers; raises like `solve`."""
@@ -129,11 +131,11 @@ class SiteFleetSolver:
         meter = Meter.of(grid, dt_h, soft, most_kw)
         tariff = 0.5 * (grid.buy_eur_per_kwh + grid.sell_eur_per_kwh)
         if source == "warm" and memory is not None:
-            carry(iterate, fleet.device_ids, memory, shift_steps, settings.warm_mu)
+            carry(iterate, fleet.device_ids, memory, shift_steps, LIFT * memory.iterate.kept_mu)
             price = shifted(memory.price - memory.tariff, shift_steps) + tariff
-            mu, steps = settings.warm_mu, 1
+            mu, steps = memory.iterate.kept_mu or settings.warm_mu, 1
         else:
-            iterate.start_cold(settings.first_mu)
+            iterate.start_cold(settings.first_mu, pool, settings.threads)
             price, mu, steps = tariff, settings.first_mu, settings.first_steps
         self._memory = None  # its arrays are about to change
         outcome = coordinate(iterate, meter, price, settings, pool, mu=mu, steps=steps)
@@ -142,7 +144,7 @@ class SiteFleetSolver:
         bound += meter.lower_bound(outcome.price_eur_per_kwh, unit_kw)
         both = 0
         for _ in range(DIRECTION_ROUNDS):
-            more = fix_directions(iterate, pool, settings.threads)
+            more = fix_directions(iterate, outcome.price_eur_per_kwh, pool, settings.threads)
             if more == 0:
                 break
             both += more
@@ -156,7 +158,11 @@ class SiteFleetSolver:
         )  # fmt: skip
         candidate.bound_eur, candidate.outcome, candidate.both_ways = bound, outcome, both
         self._memory = Memory(
-            fleet.device_ids, iterate, outcome.price_eur_per_kwh, tariff, candidate.power_w, candidate.curtail_w
+            fleet.device_ids,
+            iterate,
+            outcome.price_eur_per_kwh if outcome.kept_price is None else outcome.kept_price,
+            tariff,
+            candidate.power_w, candidate.curtail_w
         )
         return candidate
 
@@ -192,10 +198,13 @@ class SiteFleetSolver:
         log.warning("site_fleet_failed", source=source, why=why)
 
     def _finish(
-        self, grid: GridData, fleet: FleetData, dt_s: float, found: _Found, bound: float, failures: list[str], began_s: float
+        self, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, found: _Found, bound: float, failures: list[str],
+        began_s: float,
     ) -> SiteFleetPlan:
         run, outcome = found.run, found.outcome
         codes, bits = explain(grid, fleet, found.power_w, run, found.value, found.price)
+        if outcome is not None and outcome.slack:
+            bound += _unkept_eur(grid, run, dt_s, soft)
         gap = run.objective_eur - bound
         notes = list(failures)
         if outcome is None:
@@ -238,6 +247,13 @@ class SiteFleetSolver:
 def _relative_gap(candidate: _Found) -> float:
     objective = candidate.run.objective_eur
     return (objective - candidate.bound_eur) / max(1.0, abs(objective))
+
+
+def _unkept_eur(grid: GridData, run: FleetReplay, dt_s: float, soft: SoftCosts) -> float:
+    """What the meter's violations cost beyond the price that the solver bounds them with."""
+    over = np.maximum(run.import_w - grid.import_limit_w, 0.0) + np.maximum(run.export_w - grid.export_limit_w, 0.0)
+    meter = Meter.of(grid, dt_s / 3600.0, soft, np.zeros(len(over)))
+    return (meter.penalty - meter.limit_price) * dt_s / 3600.0 * float(over.sum()) / 1000.0
 
 
 def _check(grid: GridData, fleet: FleetData, dt_s: float) -> None:

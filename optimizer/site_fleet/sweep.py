@@ -56,6 +56,9 @@ class Iterate:
     flows: FloatArray = field(init=False)
     """Charge and discharge, scaled: (nb, 2 (N + 1), 8)."""
     report: FloatArray = field(init=False)
+    kept: tuple[FloatArray, FloatArray, FloatArray] | None = None
+    """State, border and flows on the central path at a larger barrier parameter: where the next solve starts."""
+    kept_mu: float = 0.0
 
     def __post_init__(self) -> None:
         nb, stages = self.blocks.blocks, self.blocks.steps + 1
@@ -64,9 +67,27 @@ class Iterate:
         self.flows = np.zeros((nb, 2 * stages, LANES))
         self.report = np.zeros((nb, REPORT_ROWS, LANES))
 
-    def start_cold(self, mu: float) -> None:
+    def start_cold(self, mu: float, pool: ThreadPoolExecutor, threads: int) -> None:
         """Every device as if nothing were known, at complementarity about `mu`."""
-        _start_all(self.blocks.data, self.blocks.constants, self.state, self.border, self.flows, mu)
+        cuts = [self.blocks.blocks * i // threads for i in range(threads + 1)]
+        blocks = self.blocks
+
+        def run(i: int) -> None:
+            _start_all(
+                cuts[i], cuts[i + 1], blocks.data, blocks.constants, self.state, self.border, self.flows, mu
+            )
+
+        list(pool.map(run, range(threads)))
+        self.report[:, STEP], self.report[:, MU], self.report[:, SLOW] = 0.0, mu, 0.0
+
+    def keep(self, mu: float) -> None:
+        """Remember the present point, which is about central at `mu`."""
+        if self.kept is None:
+            self.kept = (self.state.copy(), self.border.copy(), self.flows.copy())
+        else:
+            for target, source in zip(self.kept, (self.state, self.border, self.flows), strict=True):
+                np.copyto(target, source)
+        self.kept_mu = mu
 
     def powers_kw(self) -> tuple[FloatArray, FloatArray]:
         """Charge and discharge of the devices, (B, N) each."""
@@ -91,8 +112,8 @@ class Answer:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _start_all(data, constants, state, border, flows, mu):  # type: ignore[no-untyped-def]
-    for b in range(len(data)):
+def _start_all(first, last, data, constants, state, border, flows, mu):  # type: ignore[no-untyped-def]
+    for b in range(first, last):
         for lane in range(LANES):
             start_lane(data[b], constants[b], state[b], border[b], flows[b], lane, mu)
 
@@ -125,6 +146,16 @@ def _newton(data, constants, state, border, flows, work, border_work, report, pr
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _behind(report, mu):  # type: ignore[no-untyped-def]
+    """Number of lanes that have not settled at `mu`."""
+    found = 0
+    for lane in range(LANES):
+        if not (report[MU, lane] < SETTLED * mu and report[STEP, lane] > 0.5):
+            found += 1
+    return found
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]
 def _restart(data, constants, state, border, flows, report, slowest):  # type: ignore[no-untyped-def]
     """Start lanes anew that failed, or hardly moved in PATIENCE steps one after the other; their number."""
     found = 0
@@ -151,6 +182,8 @@ def _sweep(
         args = (data[b], constants[b], state[b], border[b], flows[b])
         for _ in range(newton_steps):
             _newton(*args, work, border_work, report[b], prices, mu)
+            if _behind(report[b], mu) == 0:
+                break
         found = _restart(*args, report[b], slowest)
         restarts += found
         for _ in range(RESTART_STEPS):
@@ -158,10 +191,7 @@ def _sweep(
                 break
             _newton(*args, work, border_work, report[b], prices, mu)
             _restart(*args, report[b], 0.0)
-            found = 0
-            for lane in range(LANES):
-                if not (report[b, MU, lane] < 3.0 * mu and report[b, STEP, lane] > 0.5):
-                    found += 1
+            found = _behind(report[b], mu)
         weight = load(constants[b], WEIGHT)
         factorise(data[b], constants[b], state[b], border[b], work, border_work, prices, (next_mu + 0.0 * weight, 0.0 * weight))
         predict(data[b], constants[b], work, border_work, ahead, stages - 1)
@@ -178,7 +208,7 @@ def sweep(
     iterate: Iterate, price_unit: float, price_eur_per_kwh: FloatArray, dt_h: float, mu: float, next_mu: float, *, newton_steps: int,
     slowest: float, pool: ThreadPoolExecutor, threads: int,
 ) -> Answer:  # fmt: skip
-    """Newton steps of all devices at price (N,), then their answer; devices with a step below `slowest` start anew."""
+    """Up to `newton_steps` of each block of devices at price (N,), until it has settled, then their answer; devices with a step below `slowest` start anew."""
     blocks = iterate.blocks
     n = blocks.steps
     factor = dt_h / price_unit

@@ -79,9 +79,10 @@ def carry(iterate: Iterate, device_ids: tuple[str, ...], memory: Memory, shift: 
         known = np.array([where.get(device_id, -1) for device_id in device_ids], dtype=np.int64)
         source = known[np.minimum(lanes, count - 1)]
     old = memory.iterate
+    state, border, flows = (old.state, old.border, old.flows) if old.kept is None else old.kept
     _carry(
-        iterate.blocks.data, iterate.blocks.constants, iterate.state, iterate.border, iterate.flows, iterate.report, old.state,
-        old.border, old.flows, source.astype(np.int64), shift, mu, NEW_DEVICE_MU,
+        iterate.blocks.data, iterate.blocks.constants, iterate.state, iterate.border, iterate.flows, iterate.report, state,
+        border, flows, source.astype(np.int64), shift, mu, NEW_DEVICE_MU,
     )  # fmt: skip
     return int((source[:count] < 0).sum())
 
