@@ -316,7 +316,8 @@ class SiteQP:
         target = np.where(tracking > 0, grid.target_w / KILO, 0.0) if grid.target_w is not None else np.zeros(n)
         eq.add((None, "tracking"), n, [(col["b"], 1.0), (col["s"], -1.0), (col["t"], -1.0)], target, target)
         self.xl[col["t"]] = -np.inf
-        unit = max(1.0, float(np.abs(rhs).max()))
+        most = sum((max(float(d.charge_max_w.max()), float(d.discharge_max_w.max())) for d in problem.devices), 0.0)
+        unit = max(1.0, float(np.abs(rhs).max()), most / KILO)
         for name in ("b", "s", "u", "t"):
             self.unit[col[name]] = unit
         for name in ("zI", "zX"):

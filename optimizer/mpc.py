@@ -1,14 +1,15 @@
 """From problem to plan: solve, make exact, project, replay, explain; and what happens when a step of that fails.
 
-Chain: the solver asked for, then PIQP, then the last plan shifted. Every plan returned has passed the independent replay; each
-fall down the chain is counted and named in the plan's status. Not here: building the problem (optimizer.linearise).
+Chain: the solver asked for (`auto`: by the size of the site), then PIQP, then the last plan shifted. Many devices go to
+optimizer.site_fleet, which has a chain of its own. Every plan returned has passed an independent replay; each fall down the chain
+is counted and named in the plan's status. Not here: building the problem (optimizer.linearise).
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import structlog
@@ -22,27 +23,39 @@ from optimizer.problem import SiteProblem
 from optimizer.reasons import SlotPrices, explain
 from optimizer.replay import project, replay
 from optimizer.shadow import device_prices, meter_prices
+from optimizer.site_fleet import SiteFleetSolver
 from optimizer.solvers import SOLVERS, RawSolution
+from optimizer.structured.single import solve_structured
 
 log = structlog.get_logger()
 FloatArray = NDArray[np.float64]
 REPORTED_GAP = 1e-4
 """Of the objective, at least of one euro: a larger gap of the search for directions is named in the status."""
+AUTO = "auto"
+FLEET = "site_fleet"
+LARGE_SITE = 32
+"""Above so many devices behind one meter the joint QP is slower than optimizer.site_fleet."""
+LARGEST_QP = 200
+"""Up to so many devices the joint QP is still worth a try when the fleet's solver fails."""
+STRUCTURED = "structured"
+CHOICES = (AUTO, FLEET, STRUCTURED, *SOLVERS)
 
 
 @dataclass(slots=True)
 class MpcSolver:
     """Keeps the assembled QP and the last plan between calls."""
 
-    solver: str = "piqp"
+    solver: str = AUTO
+    """`auto`: structured for one device, PIQP for a few, the fleet's solver above LARGE_SITE. Or one of CHOICES."""
     fallback_counts: Counter[str] = field(default_factory=Counter)
+    _fleet: SiteFleetSolver = field(default_factory=SiteFleetSolver)
     _qp: SiteQP | None = None
     _last: tuple[tuple[str, ...], float, FloatArray, FloatArray] | None = None
     """Devices, dt_s, net powers (devices, N) and curtailment (N,) of the last plan."""
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise InputError(source="MPC", field="solver", value=self.solver, expected=f"one of {sorted(SOLVERS)}")
+        if self.solver not in CHOICES:
+            raise InputError(source="MPC", field="solver", value=self.solver, expected=f"one of {sorted(CHOICES)}")
 
     def plan(self, problem: SiteProblem, first_w: FloatArray | None = None) -> Plan:
         """Solve; raises SolverError with every failure of the chain when nothing passes the replay.
@@ -51,15 +64,18 @@ class MpcSolver:
         """
         began_s = time.perf_counter()
         failures: list[str] = []
-        for name in dict.fromkeys((self.solver, "piqp")):
+        for name in self._order(problem, first_w):
             try:
+                if name == FLEET:
+                    return self._fleet_plan(problem, failures)
                 if self._qp is None or self._qp.shape != shape_of(problem):
                     self._qp = SiteQP(problem)
                 else:
                     self._qp.update(problem)
                 if first_w is not None:
                     _fix_first(self._qp, first_w)
-                exclusive = enforce(self._qp, SOLVERS[name], SOLVERS[name](self._qp))
+                solve = solve_structured if name == STRUCTURED else SOLVERS[name]
+                exclusive = enforce(self._qp, solve, solve(self._qp))
                 return self._finish(problem, self._qp, exclusive, failures, began_s)
             except SolverError as error:
                 self._failed(name, str(error), failures)
@@ -70,6 +86,29 @@ class MpcSolver:
             except SolverError as error:
                 self._failed("last plan shifted", str(error), failures)
         raise SolverError("; ".join(failures))
+
+    def _order(self, problem: SiteProblem, first_w: FloatArray | None) -> list[str]:
+        """Solvers to try. Layers of wear and given first steps are the QP's alone."""
+        count = len(problem.devices)
+        only_qp = first_w is not None or any(device.wear_segments is not None for device in problem.devices)
+        wanted = self.solver
+        if wanted == AUTO:
+            wanted = STRUCTURED if count == 1 else "piqp" if count <= LARGE_SITE else FLEET
+        if only_qp and wanted in (FLEET, STRUCTURED):
+            wanted = "piqp"
+        return list(dict.fromkeys((wanted, "piqp"))) if count <= LARGEST_QP or wanted != FLEET else [wanted]
+
+    def _fleet_plan(self, problem: SiteProblem, failures: list[str]) -> Plan:
+        plan = self._fleet.plan(problem)
+        self._last = (
+            tuple(device.device_id for device in problem.devices),
+            problem.dt_s,
+            np.array([part.power_w for part in plan.devices]),
+            plan.curtail_w,
+        )
+        if failures:
+            plan = replace(plan, status="; ".join([*failures, plan.status]))
+        return plan
 
     def _failed(self, name: str, why: str, failures: list[str]) -> None:
         self.fallback_counts[name] += 1

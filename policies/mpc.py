@@ -36,8 +36,8 @@ class MpcConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    solver: Literal["piqp", "osqp", "cvxpy"] = "piqp"
-    """First solver of the chain."""
+    solver: Literal["auto", "structured", "site_fleet", "piqp", "osqp", "cvxpy"] = "auto"
+    """First solver of the chain; auto: the structured one for one pack, PIQP for a few, the fleet's above 32."""
     terminal_value_share: float = Field(default=0.9, ge=0.0, le=1.5)
     """Energy left at the end is worth this share of the horizon's mean import price."""
     wear: bool = True

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError, SolverError
+from optimizer import mpc as mpc_module
 from optimizer import solvers
 from optimizer.mpc import MpcSolver
 from optimizer.replay import replay
@@ -18,7 +19,7 @@ def plan_of(problem, **settings):
     plan = MpcSolver(**settings).plan(problem)
     run = replay(problem, np.array([part.power_w for part in plan.devices]), plan.curtail_w)
     assert run.hard_violations == ()
-    assert run.objective_eur == plan.objective_eur
+    assert run.objective_eur == pytest.approx(plan.objective_eur, rel=1e-12, abs=1e-12)  # the order of a sum
     return plan
 
 
@@ -193,7 +194,10 @@ def fail(monkeypatch, *names):
         raise SolverError("out of order")
 
     for name in names:
-        monkeypatch.setitem(solvers.SOLVERS, name, refuse)
+        if name == mpc_module.STRUCTURED:
+            monkeypatch.setattr(mpc_module, "solve_structured", refuse)
+        else:
+            monkeypatch.setitem(solvers.SOLVERS, name, refuse)
 
 
 def test_piqp_stands_in_for_a_solver_that_fails(make_site, monkeypatch):
@@ -205,10 +209,32 @@ def test_piqp_stands_in_for_a_solver_that_fails(make_site, monkeypatch):
     assert mpc.fallback_counts["osqp"] == 1
 
 
+def test_each_size_of_site_has_its_solver(make_random_site, monkeypatch):
+    """One pack: structured. A few: the joint QP. Many: the fleet's. And PIQP where the first fails."""
+    assert plan_of(make_random_site(3, 12, 1)).solver == "structured"
+    assert plan_of(make_random_site(3, 12, 2)).solver == "piqp"
+    monkeypatch.setattr(mpc_module, "LARGE_SITE", 2)
+    problem = make_random_site(3, 12, 4)
+    joint, fleet = plan_of(problem, solver="piqp"), plan_of(problem)
+    assert fleet.solver == "site_fleet"
+    assert fleet.objective_eur == pytest.approx(joint.objective_eur, rel=2e-4, abs=2e-4)
+    fail(monkeypatch, "structured")
+    plan = plan_of(make_random_site(3, 12, 1))
+    assert plan.solver == "piqp"
+    assert "structured: out of order" in plan.status
+
+
+def test_structured_and_piqp_agree_through_the_whole_chain(make_random_site):
+    for seed in range(12):
+        problem = make_random_site(seed, 24, 1, negative=seed % 2 == 1)
+        ours, piqp = plan_of(problem, solver="structured"), plan_of(problem, solver="piqp")
+        assert ours.objective_eur == pytest.approx(piqp.objective_eur, rel=1e-4, abs=1e-4)
+
+
 def test_the_last_plan_shifted_stands_in_for_all_solvers(make_site, make_device, monkeypatch):
     mpc = MpcSolver()
     before = mpc.plan(make_site(DAY)).devices[0]
-    fail(monkeypatch, "piqp")
+    fail(monkeypatch, "structured", "piqp")
     now = make_device(16, energy_wh=float(before.energy_wh[0]) + 2e3)
     plan = mpc.plan(make_site(np.r_[DAY[1:], 0.3], now))
     assert plan.solver == "shifted"
@@ -224,7 +250,7 @@ def test_the_last_plan_shifted_stands_in_for_all_solvers(make_site, make_device,
 def test_a_shifted_plan_keeps_a_limit_that_has_come_down(make_site, make_device, monkeypatch):
     mpc = MpcSolver()
     mpc.plan(make_site(DAY))
-    fail(monkeypatch, "piqp")
+    fail(monkeypatch, "structured", "piqp")
     plan = mpc.plan(make_site(DAY, make_device(16, charge_max_w=np.full(16, 5e3)), import_limit_w=np.full(16, 3e3)))
     assert plan.devices[0].power_w.min() >= -3e3
     assert plan.grid_import_w.max() <= 3e3
@@ -238,7 +264,7 @@ def test_nothing_to_fall_back_to_is_an_error_that_names_all(make_site, make_devi
     mpc = MpcSolver()
     monkeypatch.undo()
     mpc.plan(make_site(DAY))
-    fail(monkeypatch, "piqp")
+    fail(monkeypatch, "structured", "piqp")
     with pytest.raises(SolverError):  # the last plan was for another device
         mpc.plan(make_site(DAY, make_device(16, device_id="other")))
 
