@@ -32,8 +32,6 @@ OCV_V = 4
 SIGMA_CELL_V, SIGMA_SOC, SIGMA_K = 0.005, 0.005, 0.5
 """What counts as one unit of error: 5 mV a cell, 0.5 % SoC, 0.5 K."""
 INDEPENDENT_S = 900.0
-FINER = 3
-"""Steps of the circuit in one of the windows: what it takes for the voltage's moment (a substep) is no error of resistance."""
 PRIOR: Mapping[str, float] = {"resistance": 0.5, "capacity": 0.1, "cooling": 0.5, "heat_capacity": 0.3}
 """How far (log) a real pack is taken to be from its chemistry's parameters."""
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -170,8 +168,7 @@ class _Model:
         soc = np.clip(np.median(w.first_soc + w.first_ah / row[0], axis=1), 0.0, 1.0)
         chemistries = [self._config.chemistry] * len(w)
         rows = np.tile(row, (len(w), 1))
-        power, ambient = (np.repeat(values, FINER, axis=1) for values in (w.power_w, w.ambient_c))
-        return run_circuit(chemistries, rows, soc, w.first_temperature_c, power, ambient, STEP_S / FINER)[:, FINER - 1 :: FINER]
+        return run_circuit(chemistries, rows, soc, w.first_temperature_c, w.power_w, w.ambient_c, STEP_S)
 
     def gaps(self, factors: Factors) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Simulated minus measured, in units of sigma: voltage, SoC, temperature (empty where ambient is not known)."""
