@@ -6,6 +6,7 @@ decides (policies) or how a decision becomes commands (serving.dispatch).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,3 +78,27 @@ class Decision:
     """JSON-ready plan over the horizon with reasons, stored beside the decision."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """JSON-ready source and age of each input."""
+
+
+def check_decision(decision: Decision, *, site_id: str, starts_at: datetime, interval_s: int) -> None:
+    """Raise InputError unless the decision is for this site and interval and holds no number that is not finite."""
+    source = f"decision of {decision.source}"
+    for name, value, expected in (
+        ("site_id", decision.site_id, site_id),
+        ("starts_at", decision.starts_at, starts_at),
+        ("interval_s", decision.interval_s, interval_s),
+    ):
+        if value != expected:
+            raise InputError(source=source, field=name, value=value, expected=str(expected))
+    for point in decision.set_points:
+        if not math.isfinite(point.power_w):
+            raise InputError(
+                source=source, field=f"power_w of {point.device_id}", value=point.power_w, expected="a finite number"
+            )
+    if decision.objective_eur is not None and not math.isfinite(decision.objective_eur):
+        raise InputError(source=source, field="objective_eur", value=decision.objective_eur, expected="a finite number")
+    for name, part in (("plan", decision.plan), ("inputs", decision.inputs)):
+        try:
+            json.dumps(dict(part), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(source=source, field=name, value=str(error), expected="JSON, every number finite") from None

@@ -1,17 +1,17 @@
-"""What a device does with commands: checks, set point with revert timer, latch. Pure: time and messages come in.
+"""What a device does with commands: set point with revert timer, limits, latch. Pure: time and messages come in.
 
-Every device must behave so, whoever makes it (docs/command_protocol.md). Not here: queues, journal, battery.
+Every device must behave so, whoever makes it (docs/command_protocol.md). Not here: what it refuses before it begins
+(core.device_protocol), queues, journal, battery.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
-from core.commands import Command, CommandType, Outcome, validate_parameters
-from core.errors import InputError
+from core.commands import Command, CommandType, Outcome
+from core.device_protocol import CommandGuard, Verdict
 from core.limits import Bound, Condition, PackLimits, clamp, power_bounds
 
 DEFAULT_REVERT_S = 60.0
@@ -21,24 +21,11 @@ ACCEPT_SHARE = 0.05
 """A start up to 5 % above what the limits allow now is taken and clamped: the controller saw a slightly older state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Outcome of one command, what is said about it, and data for the answer."""
-
-    outcome: Outcome
-    message: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class DeviceController:
+@dataclass(slots=True, kw_only=True)
+class DeviceController(CommandGuard):
     """State of one device. `limits` are provisioned; `own` limits may only tighten them."""
 
-    device_id: str
     limits: PackLimits
-    latched: bool = False
-    highest_seq: int = 0
-    highest_epoch: int = 0
     power_w: float = 0.0
     """Set point, discharge positive."""
     valid_until_s: float = 0.0
@@ -50,32 +37,6 @@ class DeviceController:
     own_discharge_w: float | None = None
     inverter_writes: int = 0
     """How often the inverter was given another set point: a renewal is none."""
-
-    def check(self, command: Command, *, redis_now: datetime, taken_age_s: float) -> Verdict | None:
-        """Why a command must not be begun, or None. Nothing changes but the highest sequence and epoch seen."""
-        if command.device_id != self.device_id:
-            return Verdict(Outcome.REJECTED, f"meant for {command.device_id}")
-        late_s = (redis_now - command.expires_at).total_seconds() + taken_age_s
-        if late_s >= 0:
-            return Verdict(Outcome.EXPIRED, f"its deadline passed {late_s:.1f} s ago")
-        stops = command.command_type in (
-            CommandType.EMERGENCY_SHUTDOWN,
-            CommandType.STOP_CHARGE,
-            CommandType.STOP_DISCHARGE,
-        )
-        if command.epoch < self.highest_epoch and command.command_type is not CommandType.EMERGENCY_SHUTDOWN:
-            return Verdict(Outcome.REJECTED, f"epoch {command.epoch} is older than {self.highest_epoch}")
-        if command.seq <= self.highest_seq and command.command_type is not CommandType.EMERGENCY_SHUTDOWN:
-            return Verdict(Outcome.REJECTED, f"sequence {command.seq} is not above {self.highest_seq}: superseded")
-        try:
-            validate_parameters(command.command_type, command.parameters)
-        except InputError as error:
-            return Verdict(Outcome.REJECTED, str(error))
-        self.highest_seq = max(self.highest_seq, command.seq)
-        self.highest_epoch = max(self.highest_epoch, command.epoch)
-        if self.latched and not stops and command.command_type.is_start:
-            return Verdict(Outcome.REJECTED, "latched by an emergency_shutdown; an operator must reset it")
-        return None
 
     def execute(
         self, command: Command, *, monotonic_s: float, condition: Condition, state: Callable[[], Mapping[str, Any]]

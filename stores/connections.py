@@ -18,11 +18,10 @@ import pymongo.errors
 import redis
 import structlog
 from pymongo.database import Database
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from core.errors import StoreError
 from stores.embedded import EmbeddedServers, open_embedded
+from stores.redis.connect import client_of
 from stores.settings import StoreSettings
 
 Postgres = psycopg.Connection[Any]
@@ -30,8 +29,6 @@ Redis = redis.Redis
 """Types of the connections, for signatures outside of stores, where no driver is imported."""
 
 CONNECT_TIMEOUT_S = 5
-REDIS_ANSWER_TIMEOUT_S = 15
-"""Longer than any blocking read of this program."""
 
 DEFAULT_DATABASE = "pulsebms"
 NOT_WANTED = "-"
@@ -164,13 +161,7 @@ def connect_mongo(uri: str) -> Database[dict[str, Any]]:
 def connect_redis(url: str) -> redis.Redis:
     """A client that decodes strings and never repeats a command by itself; StoreError when nobody answers."""
     try:
-        client = redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=REDIS_ANSWER_TIMEOUT_S,
-        )
+        client = client_of(url)
         try:
             client.ping()
         except BaseException:

@@ -2,4 +2,5 @@
 
 from serving.cli import main
 
-main()
+if __name__ == "__main__":  # policy processes import this module without running it
+    main()

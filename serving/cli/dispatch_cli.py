@@ -10,14 +10,19 @@ from types import FrameType
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from core.errors import InputError
 from serving.clock_config import clock_from_env
 from serving.demo.main import DemoOptions, run_demo
 from serving.device.provision import run_reference_device
-from serving.dispatch.loop import LoopOptions, run_loop
+from serving.dispatch.health import LOOPBACK, HealthServer
+from serving.dispatch.loop import LoopOptions
+from serving.dispatch.supervisor import Supervisor
+from serving.dispatch.tick import TickResult
 from serving.site_loader import site_config
 from stores.connections import open_stores
+from stores.postgres.sites import list_sites
 from stores.settings import StoreSettings
 
 device_app = typer.Typer(help="The reference device.", no_args_is_help=True)
@@ -50,44 +55,90 @@ def parse_until(text: str | None) -> datetime | None:
 
 
 def dispatch(
-    site: str = typer.Option(..., "--site", help="Site id."),
+    site: list[str] = typer.Option([], "--site", help="Site id; may be given several times."),
+    all_sites: bool = typer.Option(False, "--all", help="Every loaded site, also those loaded later."),
     until: str | None = typer.Option(None, "--until", help="Plant time after which no tick begins (ISO)."),
     validity_grace_s: float = typer.Option(
         60.0,
         "--validity-grace",
+        min=0.0,
         help="Wall seconds past the interval that devices keep a set point without a fresh one.",
     ),
     telemetry_max_age_s: float = typer.Option(
-        300.0, "--telemetry-max-age", help="Plant seconds after which a pack without news is stopped and left out."
+        300.0, "--telemetry-max-age", min=1.0, help="Plant seconds after which a pack without news is stopped and left out."
     ),
-    min_calibration_score: float = typer.Option(
-        0.5, "--min-calibration-score", min=0.0, max=1.0, help="Predictions by a twin calibrated worse count as missing."
+    policy_deadline_s: float | None = typer.Option(
+        None, "--policy-deadline", min=0.05, help="Wall seconds that one policy may take (default: a fifth of the interval)."
     ),
-    require_calibration: bool = typer.Option(
-        False, "--require-calibration", help="Predictions by a twin that was never calibrated count as missing, too."
+    metrics_port: int | None = typer.Option(
+        None, "--metrics-port", min=0, max=65_535, help="Serve /metrics and /healthz on this port of 127.0.0.1 (0: a free one)."
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Decide and log, command nothing."),
+    once: bool = typer.Option(
+        False, "--once", help="One tick for the running interval, then end; exit code 1 without a decision."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Decide and log; take no lease, write nothing, command nothing."),
 ) -> None:
-    """The dispatcher loop of a site: each interval it plans, records and commands. SIGTERM ends it after the tick."""
+    """The dispatcher: at each interval of each site it plans, records and commands. SIGTERM ends it after the tick."""
+    if bool(site) == all_sites:
+        raise InputError(source="command line", field="--site", value=site, expected="one or more sites, or --all")
     stop = stop_on_signals()
-    ends_at = parse_until(until)
-    with open_stores(StoreSettings.from_env(), migrate=True) as stores:
-        site_config(stores.pg, site)  # an unknown site is an error now, not a tick that fails for ever
-        ticks = run_loop(
-            stores,
-            clock_from_env(),
-            LoopOptions(
-                site_id=site,
-                validity_grace_s=validity_grace_s,
-                ends_at=ends_at,
-                dry_run=dry_run,
-                telemetry_max_age_s=telemetry_max_age_s,
-                min_calibration_score=min_calibration_score,
-                require_calibration=require_calibration,
-            ),
-            stop,
+    options = LoopOptions(
+        site_id="",
+        validity_grace_s=validity_grace_s,
+        ends_at=parse_until(until),
+        dry_run=dry_run,
+        once=once,
+        telemetry_max_age_s=telemetry_max_age_s,
+        deadline_s=policy_deadline_s,
+    )
+    settings = StoreSettings.from_env()
+    with open_stores(settings, migrate=True) as stores:
+        sites = list(dict.fromkeys(site))
+        for site_id in sites:
+            site_config(stores.pg, site_id)  # an unknown site is an error now, not a tick that fails for ever
+        if once and all_sites:
+            sites = [row.site_id for row in list_sites(stores.pg)]
+        decided: dict[str, TickResult] = {}
+        supervisor = Supervisor(
+            settings, clock_from_env(), options, sites, on_tick=lambda name, _, result: decided.update({name: result})
         )
-        console.print(f"dispatcher of {site} ended after {ticks} ticks")
+        server = None
+        if metrics_port is not None:
+            server = HealthServer(metrics_port, supervisor.health, supervisor.metrics.registry, supervisor.refresh)
+            console.print(f"http://{LOOPBACK}:{server.port}/metrics and /healthz", soft_wrap=True)
+        try:
+            ticks = supervisor.run(stores, stop)
+        finally:
+            if server is not None:
+                server.close()
+        for site_id, count in sorted(ticks.items()):
+            console.print(f"dispatcher of {site_id} ended after {count} ticks")
+        if once:
+            _say_decisions(sites, decided)
+
+
+def _say_decisions(sites: list[str], decided: dict[str, TickResult]) -> None:
+    """What a single tick decided, for a person; exit code 1 when a site has no decision."""
+    table = Table("site", "device", "power W", "reason", "detail")
+    for site_id in sites:
+        result = decided.get(site_id)
+        if result is None or result.decision is None:
+            why = (
+                result.why_no_decision
+                if result
+                else "no tick: another dispatcher holds the lease, or a store failed (see the log)"
+            )
+            table.add_row(site_id, "", "", "no decision", why)
+            continue
+        decision = result.decision
+        for point in decision.set_points:
+            table.add_row(site_id, point.device_id, f"{point.power_w:.0f}", point.reason.value, point.detail)
+        for device_id, why in result.left_out.items():
+            table.add_row(site_id, device_id, "", "left out", why)
+        table.add_row(site_id, "", "", f"by {decision.source}", "; ".join(f"{name}: {why}" for name, why in decision.passed_over))
+    console.print(table)
+    if any(site_id not in decided or decided[site_id].decision is None for site_id in sites):
+        raise typer.Exit(1)
 
 
 @device_app.command("run")

@@ -1,15 +1,18 @@
-"""What an alarm flag of a pack's telemetry does: a declared table, and one rule for flags that are not in it.
+"""What a pack's telemetry does by itself: alarm flags by a declared table, and measurements beyond the limits by another.
 
-A stop or a barred direction lasts as long as the flag is up. An emergency_shutdown latches the device until an operator
-resets it, and follows again while the flag stands. Not here: protection_status, which always stops (serving.dispatch.gate).
+A stop or a barred direction lasts as long as its cause. An emergency_shutdown latches the device until an operator resets it,
+and follows again while the cause stands. Not here: protection_status, which always stops (serving.dispatch.gate).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
-from core.devices import PackState
+from core.devices import DeviceConfig, PackState
+from core.limits import PackLimits
 
 
 class AlarmAction(StrEnum):
@@ -80,3 +83,95 @@ def restricted(power_w: float, state: PackState) -> str:
     barred = AlarmAction.NO_CHARGE if power_w < 0 else AlarmAction.NO_DISCHARGE
     flags = flags_with(state.alarm_flags, barred)
     return f"alarm ({barred.value}): {', '.join(flags)}" if power_w and flags else ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRule:
+    """What a measurement does that is beyond its limit by more than `noise`, and by more than `grave` (0-based, in `unit`)."""
+
+    name: str
+    unit: str
+    beyond: Callable[[PackState, PackLimits, DeviceConfig], float]
+    """How far the measurement is beyond the limit; negative inside."""
+    action: AlarmAction
+    noise: float
+    grave: float = inf
+    grave_action: AlarmAction = AlarmAction.EMERGENCY_SHUTDOWN
+
+
+def _cells_c(state: PackState) -> tuple[float, ...]:
+    return state.cell_temperatures_c or (state.temperature_c,)
+
+
+def _over_voltage_pct(state: PackState, limits: PackLimits, device: DeviceConfig) -> float:
+    """Of the pack or of its highest cell, whichever is further, percent of the limit."""
+    cell_v = max(state.cell_voltages_v, default=state.voltage_v / device.series_cells)
+    return 100.0 * max(state.voltage_v / limits.voltage_max_v - 1.0, cell_v / limits.cell_voltage_max_v - 1.0)
+
+
+def _under_voltage_pct(state: PackState, limits: PackLimits, device: DeviceConfig) -> float:
+    cell_v = min(state.cell_voltages_v, default=state.voltage_v / device.series_cells)
+    return 100.0 * max(1.0 - state.voltage_v / limits.voltage_min_v, 1.0 - cell_v / limits.cell_voltage_min_v)
+
+
+def _over_current_pct(state: PackState, limits: PackLimits, _device: DeviceConfig) -> float:
+    limit_a = limits.charge_current_a if state.current_a < 0 else limits.discharge_current_a
+    return 100.0 * (abs(state.current_a) / limit_a - 1.0) if limit_a > 0 else (inf if abs(state.current_a) > 1.0 else -inf)
+
+
+def _over_power_pct(state: PackState, limits: PackLimits, device: DeviceConfig) -> float:
+    """Beyond what the device may ever do: limits that were tightened a moment ago are the next set point's to keep."""
+    del limits
+    rated_w = device.max_charge_power_w if state.power_w < 0 else device.max_discharge_power_w
+    return 100.0 * (abs(state.power_w) / rated_w - 1.0) if rated_w > 0 else -inf
+
+
+LIMIT_RULES: tuple[LimitRule, ...] = (
+    LimitRule(
+        "temperature_max", "K", lambda s, m, _: max(_cells_c(s)) - m.temperature_max_c, AlarmAction.STOP, noise=0.5, grave=10.0
+    ),
+    LimitRule("temperature_min", "K", lambda s, m, _: m.temperature_min_c - min(_cells_c(s)), AlarmAction.STOP, noise=0.5),
+    LimitRule(
+        "temperature_delta", "K", lambda s, m, _: s.temperature_spread_k - m.temperature_delta_k, AlarmAction.STOP, noise=0.5
+    ),
+    LimitRule("voltage_max", "%", _over_voltage_pct, AlarmAction.NO_CHARGE, noise=0.5, grave=3.0),
+    LimitRule(
+        "voltage_min", "%", _under_voltage_pct, AlarmAction.NO_DISCHARGE, noise=0.5, grave=15.0, grave_action=AlarmAction.STOP
+    ),
+    LimitRule("current", "%", _over_current_pct, AlarmAction.STOP, noise=10.0, grave=50.0),
+    LimitRule("power", "%", _over_power_pct, AlarmAction.STOP, noise=10.0),
+    LimitRule("soc_max", "%", lambda s, m, _: s.soc_pct - m.soc_max_pct, AlarmAction.NO_CHARGE, noise=0.5),
+    LimitRule("soc_min", "%", lambda s, m, _: m.soc_min_pct - s.soc_pct, AlarmAction.NO_DISCHARGE, noise=0.5),
+)
+"""Noise: what a sensor may be off without anything being wrong. Grave: overheating and overcharge run away by themselves, and
+a current half above its limit means that the device does not obey; a cell far below its lowest voltage must not be charged by a
+plan either. A pack outside its SoC limits is only kept from going further out: plans bring it back."""
+
+
+def limit_findings(state: PackState, limits: PackLimits, device: DeviceConfig) -> list[tuple[AlarmAction, str]]:
+    """(action, text) for each limit that the measurement breaks, in the order of the table."""
+    found = []
+    for rule in LIMIT_RULES:
+        beyond = rule.beyond(state, limits, device)
+        if beyond > rule.noise:
+            action = rule.grave_action if beyond > rule.grave else rule.action
+            found.append((action, f"{rule.name} exceeded by {beyond:.3g} {rule.unit}"))
+    return found
+
+
+def beyond_limits(power_w: float, state: PackState, limits: PackLimits, device: DeviceConfig) -> str:
+    """Why measurements beyond limits forbid a set point (discharge positive); empty when they do not."""
+    barred = {AlarmAction.STOP, AlarmAction.EMERGENCY_SHUTDOWN}
+    barred |= {AlarmAction.NO_CHARGE} if power_w < 0 else {AlarmAction.NO_DISCHARGE} if power_w > 0 else set()
+    texts = [text for action, text in limit_findings(state, limits, device) if action in barred]
+    return f"limit: {'; '.join(texts)}" if texts else ""
+
+
+def shutdown_reason(state: PackState, limits: PackLimits | None, device: DeviceConfig) -> str:
+    """Why the device must be shut down and latched; empty when it need not. Without limits its flags alone are judged."""
+    flags = flags_with(state.alarm_flags, AlarmAction.EMERGENCY_SHUTDOWN)
+    if flags:
+        return f"alarm: {', '.join(flags)}"
+    findings = [] if limits is None else limit_findings(state, limits, device)
+    texts = [text for action, text in findings if action is AlarmAction.EMERGENCY_SHUTDOWN]
+    return f"limit: {'; '.join(texts)}" if texts else ""

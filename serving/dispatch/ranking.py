@@ -1,94 +1,132 @@
 """Which policy decides: the ranked rows first, then the rule, then hold, then stop.
 
-Here: building policies from rows (once, rebuilt when a row changes), trying them in order, recording why better ones
-did not decide. Not here: what a policy is (policies.base).
+Here: asking those that are eligible in order, recording why better ones did not decide. Not here: what a policy is
+(policies.base), whether one may run (serving.dispatch.eligibility), how one is run (serving.dispatch.runner).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import structlog
 
 from core.decisions import Decision, Reason, SetPoint
-from core.errors import InputError, PulseBmsError
+from core.errors import PulseBmsError
 from core.policy_record import PolicyRecord
 from policies.base import Observation, Policy, PolicyUnableError
-from policies.mpc import MpcPolicy
 from policies.rules import Hold, ThresholdRule
+from serving.dispatch.eligibility import Artefacts, NoArtefacts, why_not
 from serving.dispatch.gate import Gated, gate
+from serving.dispatch.meter import Meter
+from serving.dispatch.runner import InlineRunner, PolicyFailedError, Runner, Why, checked
 
 log = structlog.get_logger()
 
 PROJECTED_TOO_FAR = 0.5
 """A decision of which the gate cuts more than this share is not the policy's any more: the next one is asked."""
 MATERIAL_SHARE_W = 1000.0
+DEADLINE_SHARE = 0.2
+"""A policy may take this share of the interval ..."""
+ALL_DEADLINES = 2.0
+"""... and all ranked ones together this many times as long: the rule then has more than half of the interval left."""
+LONGEST_S = 60.0
+SHORTEST_S = 0.05
+
+
+class PassedOver(NamedTuple):
+    """A policy that did not decide."""
+
+    name: str
+    why: Why
+    text: str
 
 
 @dataclass(slots=True)
 class PolicyBench:
-    """Policies of one site, kept between ticks so that solvers stay warm."""
+    """The policies of one site, kept between ticks so that solvers stay warm."""
 
-    _built: dict[str, tuple[PolicyRecord, Policy]] = field(default_factory=dict)
+    runner: Runner = field(default_factory=InlineRunner)
+    artefacts: Artefacts = field(default_factory=NoArtefacts)
     rule: Policy = field(default_factory=ThresholdRule)
     hold: Policy = field(default_factory=Hold)
 
-    def policy(self, record: PolicyRecord) -> Policy:
-        """The policy of a row; raises InputError when its config is not valid."""
-        key = record.policy_id or record.name
-        known = self._built.get(key)
-        if known is not None and known[0] == record:
-            return known[1]
-        if record.policy_type != "MPC":
-            raise InputError(
-                source=f"optimization_policies {record.name!r}",
-                field="policy_type",
-                value=str(record.policy_type),
-                expected="MPC: this controller carries no artefact for learned policies",
-            )
-        policy = MpcPolicy(record)
-        self._built[key] = (record, policy)
-        return policy
+    def decide(
+        self,
+        records: Sequence[PolicyRecord],
+        observation: Observation,
+        *,
+        meter: Meter | None = None,
+        deadline_s: float = LONGEST_S,
+    ) -> tuple[Gated, list[PassedOver]]:
+        """The best decision that passes the gate, and those passed over, better ones first.
 
-    def decide(self, records: Sequence[PolicyRecord], observation: Observation) -> tuple[Gated, list[tuple[str, str]]]:
-        """The best decision that passes the gate, and (name, why not) of those passed over, better ones first.
-
-        Never raises for a policy's failure: the last resort is a stop.
+        `deadline_s` bounds each ranked policy, twice that all of them. Never raises for a policy's failure: the last resort is
+        a stop.
         """
-        passed_over: list[tuple[str, str]] = []
+        passed_over: list[PassedOver] = []
         if not records:
-            passed_over.append(("optimization_policies", "no active policy"))
+            passed_over.append(PassedOver("optimization_policies", Why.INELIGIBLE, "no active policy"))
+        ends_s = time.monotonic() + ALL_DEADLINES * deadline_s
         for record in records:
-            gated = self._try(record.name, lambda r=record: self.policy(r), observation, passed_over)
-            if gated is not None:
-                return gated, passed_over
+            found = self._ranked(record, observation, meter, min(deadline_s, ends_s - time.monotonic()))
+            if isinstance(found, Gated):
+                return found, passed_over
+            passed_over.append(found)
         for fallback in (self.rule, self.hold):
-            gated = self._try(fallback.name, lambda p=fallback: p, observation, passed_over)
-            if gated is not None:
-                return gated, passed_over
-        return gate(stop_decision(observation), observation), passed_over
+            found = self._fallback(fallback, observation, meter)
+            if isinstance(found, Gated):
+                return found, passed_over
+            passed_over.append(found)
+        return gate(stop_decision(observation), observation, meter), passed_over
 
-    def _try(self, name: str, build: object, observation: Observation, passed_over: list[tuple[str, str]]) -> Gated | None:
-        assert callable(build)  # noqa: S101
+    def close(self) -> None:
+        """End what runs policies."""
+        self.runner.close()
+
+    def _ranked(
+        self, record: PolicyRecord, observation: Observation, meter: Meter | None, deadline_s: float
+    ) -> Gated | PassedOver:
+        ineligible = why_not(record, observation, self.artefacts)
+        if ineligible:
+            return _pass_over(record.name, Why.INELIGIBLE, ineligible)
+        if deadline_s < SHORTEST_S:
+            return _pass_over(record.name, Why.DEADLINE, "policies before it have used the time for deciding")
         try:
-            gated = gate(build().decide(observation), observation)
-        except PolicyUnableError as error:
-            why = str(error)
+            gated = gate(self.runner.decide(record, observation, deadline_s), observation, meter)
+        except PolicyFailedError as error:
+            return _pass_over(record.name, error.why, str(error))
         except PulseBmsError as error:
-            why = f"refused: {error}"
+            return _pass_over(record.name, Why.REFUSED, f"refused: {error}")
+        total_w = sum(abs(point.power_w) for point in gated.decision.set_points) + gated.projected_w
+        if gated.projected_w > PROJECTED_TOO_FAR * total_w and gated.projected_w > MATERIAL_SHARE_W:
+            text = f"the gate cut {gated.projected_w:.0f} of {total_w:.0f} W: {'; '.join(gated.changes.values())}"
+            return _pass_over(record.name, Why.CUT, text)
+        return gated
+
+    def _fallback(self, policy: Policy, observation: Observation, meter: Meter | None) -> Gated | PassedOver:
+        """The rule and hold need no solver: they run here, and whatever the gate leaves of them stands."""
+        try:
+            return gate(checked(policy.decide(observation), observation), observation, meter)
+        except PolicyUnableError as error:
+            return _pass_over(policy.name, Why.UNABLE, str(error))
+        except PulseBmsError as error:
+            return _pass_over(policy.name, Why.REFUSED, f"refused: {error}")
         except Exception as error:
-            log.exception("policy_raised", policy=name)
-            why = f"raised {type(error).__name__}: {error}"
-        else:
-            total_w = sum(abs(point.power_w) for point in gated.decision.set_points) + gated.projected_w
-            far = gated.projected_w > PROJECTED_TOO_FAR * total_w and gated.projected_w > MATERIAL_SHARE_W
-            if not far or name in (self.rule.name, self.hold.name):
-                return gated
-            why = f"the gate cut {gated.projected_w:.0f} of {total_w:.0f} W: {'; '.join(gated.changes.values())}"
-        log.warning("policy_passed_over", policy=name, why=why)
-        passed_over.append((name, why))
-        return None
+            log.exception("policy_raised", policy=policy.name)
+            return _pass_over(policy.name, Why.RAISED, f"raised {type(error).__name__}: {error}")
+
+
+def _pass_over(name: str, why: Why, text: str) -> PassedOver:
+    log.warning("policy_passed_over", policy=name, reason=why.value, why=text)
+    return PassedOver(name, why, text)
+
+
+def deadline_of(interval_wall_s: float) -> float:
+    """Seconds that one policy may take of an interval of so many wall seconds."""
+    return min(LONGEST_S, DEADLINE_SHARE * interval_wall_s)
 
 
 def stop_decision(observation: Observation) -> Decision:
@@ -102,7 +140,10 @@ def stop_decision(observation: Observation) -> Decision:
     )
 
 
-def with_record(gated: Gated, passed_over: Sequence[tuple[str, str]], left_out: dict[str, str]) -> Decision:
+def with_record(gated: Gated, passed_over: Sequence[PassedOver], left_out: Mapping[str, str]) -> Decision:
     """The decision as it is recorded: with what the gate changed and who was left out, and why."""
-    inputs = {**gated.decision.inputs, "gate": dict(gated.changes), "left_out": left_out}
-    return replace(gated.decision, passed_over=tuple(passed_over), inputs=inputs)
+    inputs = {**gated.decision.inputs, "gate": dict(gated.changes), "left_out": dict(left_out)}
+    if gated.meter:
+        inputs["meter"] = dict(gated.meter)
+    pairs = tuple((item.name, item.text) for item in passed_over)
+    return replace(gated.decision, passed_over=pairs, inputs=inputs)

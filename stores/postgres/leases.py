@@ -8,16 +8,35 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
+
+from core.errors import StoreError
 
 MARGIN_SHARE = 0.2
 
 
+class FencedError(StoreError):
+    """Another dispatcher has taken over: nothing was written."""
+
+
+class HeldLease(Protocol):
+    """What a dispatcher must ask before it commands."""
+
+    @property
+    def epoch(self) -> int:
+        """Of the lease under which the tick began."""
+        ...
+
+    def valid(self) -> bool:
+        """Whether its holder may still command under this epoch."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A lease as the holder may trust it."""
+    """A lease as the holder may trust it, without being told any more of it."""
 
     site_id: str
     holder: str
@@ -30,22 +49,26 @@ class Lease:
         return time.monotonic() < self.trusted_until_s
 
 
-def acquire(conn: psycopg.Connection[Any], site_id: str, holder: str, ttl_s: float) -> Lease | None:
-    """Take or renew the lease; None while another holds it. The database's clock decides what has run out."""
+def acquire(conn: psycopg.Connection[Any], site_id: str, holder: str, ttl_s: float, *, above_epoch: int = 0) -> Lease | None:
+    """Take or renew the lease; None while another holds it. The database's clock decides what has run out.
+
+    A new holder's epoch is above the row's and above `above_epoch`: what Redis has heard of, should the row be from a backup.
+    `holder` must be unique to the process.
+    """
     asked_s = time.monotonic()
     row = conn.execute(
         """
         INSERT INTO optimizer.site_leases AS l (site_id, holder, epoch, expires_at)
-        VALUES (%(site)s, %(holder)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s))
+        VALUES (%(site)s, %(holder)s, %(above)s + 1, clock_timestamp() + make_interval(secs => %(ttl)s))
         ON CONFLICT (site_id) DO UPDATE SET
             epoch = CASE WHEN l.holder = EXCLUDED.holder AND l.expires_at > clock_timestamp() THEN l.epoch
-                         ELSE l.epoch + 1 END,
+                         ELSE greatest(l.epoch, %(above)s) + 1 END,
             holder = EXCLUDED.holder,
             expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
         WHERE l.holder IS NULL OR l.holder = EXCLUDED.holder OR l.expires_at <= clock_timestamp()
         RETURNING epoch
         """,
-        {"site": site_id, "holder": holder, "ttl": ttl_s},
+        {"site": site_id, "holder": holder, "ttl": ttl_s, "above": above_epoch},
     ).fetchone()
     if row is None:
         return None
@@ -60,6 +83,19 @@ def release(conn: psycopg.Connection[Any], lease: Lease) -> None:
         "WHERE site_id = %s AND holder = %s AND epoch = %s",
         (lease.site_id, lease.holder, lease.epoch),
     )
+
+
+def check_fence(conn: psycopg.Connection[Any], site_id: str, epoch: int) -> None:
+    """Last step of a transaction that commands: FencedError unless this epoch's lease is still held.
+
+    The row stays locked until the commit: a takeover waits for it, so that no command is written after it by the old holder.
+    """
+    row = conn.execute(
+        "SELECT epoch FROM optimizer.site_leases WHERE site_id = %s AND holder IS NOT NULL FOR SHARE", (site_id,)
+    ).fetchone()
+    if row is None or int(row[0]) != epoch:
+        held = "nobody" if row is None else f"epoch {row[0]}"
+        raise FencedError(f"lease of {site_id}: held by {held}, not by epoch {epoch}: nothing was commanded")
 
 
 def current_epoch(conn: psycopg.Connection[Any], site_id: str) -> int:

@@ -17,6 +17,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from core.commands import DEFAULT_TIMEOUT_S, Command, CommandType, Outcome, Response, validate_parameters
+from stores.postgres.leases import check_fence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,18 @@ class CommandDraft:
         object.__setattr__(self, "parameters", validate_parameters(self.command_type, self.parameters))
 
 
-def enqueue(conn: psycopg.Connection[Any], drafts: Sequence[CommandDraft], *, epoch: int, redis_now: datetime) -> list[Command]:
-    """Write drafts in one transaction and return them as commands, in order, `seq` growing per device."""
+def enqueue(
+    conn: psycopg.Connection[Any],
+    drafts: Sequence[CommandDraft],
+    *,
+    epoch: int,
+    redis_now: datetime,
+    fence_site: str | None = None,
+) -> list[Command]:
+    """Write drafts in one transaction and return them as commands, in order, `seq` growing per device.
+
+    With `fence_site`, a dispatcher's: FencedError, and nothing written, unless `epoch` still holds that site's lease at the end.
+    """
     commands: list[Command] = []
     issued_at = redis_now.replace(microsecond=redis_now.microsecond // 1000 * 1000)
     with conn.transaction():
@@ -66,6 +77,8 @@ def enqueue(conn: psycopg.Connection[Any], drafts: Sequence[CommandDraft], *, ep
                 [(command.command_id, command.issued_at) for command in commands],
             )
         _insert(conn, commands, [draft.decision_id for draft in drafts])
+        if fence_site is not None:
+            check_fence(conn, fence_site, epoch)
     return commands
 
 
@@ -203,24 +216,22 @@ def record_response(conn: psycopg.Connection[Any], response: Response) -> bool:
     return bool(done)
 
 
-def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> None:
-    """Write an answer as it came from Redis (stores.redis.pending.parse_response)."""
+def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> Outcome | None:
+    """Write an answer as it came from Redis (stores.redis.pending.parse_response); the outcome when it ended a command."""
     acknowledged = datetime.fromisoformat(answer["acknowledged_at"])
     if answer["kind"] == "acknowledged":
         record_acknowledged(conn, answer["command_id"], acknowledged)
-        return
-    record_response(
-        conn,
-        Response(
-            command_id=answer["command_id"],
-            device_id=answer["device_id"],
-            outcome=Outcome(answer["outcome"]),
-            message=str(answer["message"]),
-            data=answer.get("data") or {},
-            acknowledged_at=acknowledged,
-            completed_at=datetime.fromisoformat(answer["completed_at"]),
-        ),
+        return None
+    response = Response(
+        command_id=answer["command_id"],
+        device_id=answer["device_id"],
+        outcome=Outcome(answer["outcome"]),
+        message=str(answer["message"]),
+        data=answer.get("data") or {},
+        acknowledged_at=acknowledged,
+        completed_at=datetime.fromisoformat(answer["completed_at"]),
     )
+    return response.outcome if record_response(conn, response) else None
 
 
 def end_unpushed(conn: psycopg.Connection[Any], command_id: str, outcome: Outcome, why: str, at: datetime) -> bool:
@@ -265,12 +276,32 @@ def open_commands(conn: psycopg.Connection[Any], site_id: str) -> int:
 
 
 def last_types(conn: psycopg.Connection[Any], site_id: str) -> dict[str, CommandType]:
-    """The last command of each device that moved or stopped its power."""
+    """The last command of each of the site's devices that moved or stopped its power, as far as the device can know of it.
+
+    A stop that ended without being completed (expired, fenced, refused) was never heard: the start before it still counts.
+    A start counts whatever became of it: one stop too many is harmless.
+    """
     rows = conn.execute(
         """
-        SELECT DISTINCT ON (device_id) device_id, command_type FROM optimizer.command_outbox
-        WHERE site_id = %s AND command_type NOT IN ('update_parameters', 'request_status') ORDER BY device_id, seq DESC
+        SELECT d.device_id, last.command_type FROM device_configurations d CROSS JOIN LATERAL (
+            SELECT o.command_type FROM optimizer.command_outbox o
+            LEFT JOIN command_history h ON h.command_id = o.command_id AND h.issued_at = o.issued_at
+            WHERE o.device_id = d.device_id AND o.site_id = %(site)s
+              AND o.command_type NOT IN ('update_parameters', 'request_status')
+              AND (o.command_type IN ('start_charge', 'start_discharge') OR h.success IS DISTINCT FROM false)
+            ORDER BY o.seq DESC LIMIT 1
+        ) last WHERE d.site_id = %(site)s
         """,
-        (site_id,),
+        {"site": site_id},
     )
     return {device_id: CommandType(kind) for device_id, kind in rows}
+
+
+def open_by_state(conn: psycopg.Connection[Any], site_id: str) -> dict[str, int]:
+    """Commands of the site that have not ended, by how far they are: recorded, pushed."""
+    row = conn.execute(
+        "SELECT count(*) FILTER (WHERE pushed_at IS NULL), count(*) FILTER (WHERE pushed_at IS NOT NULL) "
+        "FROM optimizer.command_outbox WHERE site_id = %s AND ended_at IS NULL",
+        (site_id,),
+    ).fetchone()
+    return {"recorded": int(row[0]), "pushed": int(row[1])} if row else {}

@@ -2,12 +2,13 @@
 
 Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids until their deadlines, for
 re-pushes), commands:responses:{site}, device:latch:{device}, commands:unrecorded:{site} (shutdowns that went out before they
-were recorded), device:site:{device} (so that a shutdown finds its site without PostgreSQL). docs/command_protocol.md has the
-wire format.
+were recorded), commands:epoch:{site} (the highest epoch that has pushed: older ones are refused), device:site:{device} (so that
+a shutdown finds its site without PostgreSQL). docs/command_protocol.md has the wire format.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,13 @@ def _script(name: str) -> str:
 
 _RESPONSES = "commands:responses:"
 _PUSH, _TAKE, _FINISH = _script("push.lua"), _script("take.lua"), _script("finish.lua")
+_PUSH_SHA = hashlib.sha1(_PUSH.encode(), usedforsecurity=False).hexdigest()
+
+
+_ANNOUNCE = """
+if tonumber(ARGV[1]) > tonumber(redis.call('GET', KEYS[1]) or '0') then redis.call('SET', KEYS[1], ARGV[1]) end
+return 1
+"""
 
 
 def pending_key(device_id: str) -> str:
@@ -56,6 +64,11 @@ def unrecorded_key(site_id: str) -> str:
     return f"commands:unrecorded:{site_id}"
 
 
+def epoch_key(site_id: str) -> str:
+    """The highest epoch of the site's dispatchers that Redis has heard of."""
+    return f"commands:epoch:{site_id}"
+
+
 class Pushed(IntEnum):
     """What became of a push."""
 
@@ -63,6 +76,8 @@ class Pushed(IntEnum):
     ALREADY = 0
     TOO_LATE = -1
     LATCHED = -2
+    FENCED = -3
+    """Its epoch is older than the site's: another dispatcher has taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +115,30 @@ def redis_now(client: redis.Redis) -> datetime:
 
 def push_many(client: redis.Redis, commands: Sequence[Command]) -> list[PushResult]:
     """Push commands in order, in one round trip. Pushing a command again inside its deadline changes nothing."""
+    if not commands:
+        return []
     pipe = client.pipeline(transaction=False)
+    pipe.script_load(_PUSH)  # in the same round trip: a server that was restarted knows the script before it is called
     for command in commands:
-        _eval_push(pipe, command)
-    return [_push_result(command, reply) for command, reply in zip(commands, pipe.execute(), strict=True)]
+        _call_push(pipe, command)
+    return [_push_result(command, reply) for command, reply in zip(commands, pipe.execute()[1:], strict=True)]
 
 
-def _eval_push(pipe: Pipeline, command: Command) -> None:
-    pipe.eval(
-        _PUSH,
-        3,
+def _call_push(pipe: Pipeline, command: Command) -> None:
+    pipe.evalsha(
+        _PUSH_SHA,
+        4,
         pending_key(command.device_id),
         latch_key(command.device_id),
         f"commands:pushed:{command.device_id}",
+        epoch_key(command.site_id),
         command.to_wire(),
         command.command_id,
         command.timeout_s * 1000,
         round(command.expires_at.timestamp() * 1000),
         command.command_type.value,
         "1" if command.command_type.is_start else "0",
+        command.epoch,
     )
 
 
@@ -128,11 +148,22 @@ def _push_result(command: Command, reply: Sequence[Any]) -> PushResult:
 
 def push_unrecorded(client: redis.Redis, command: Command) -> PushResult:
     """Push a command that PostgreSQL does not have yet, and keep it for the record, in one transaction."""
+    client.script_load(_PUSH)
     pipe = client.pipeline(transaction=True)
     entry = json.dumps({"issued_by": command.issued_by, "message": command.to_wire()})
     pipe.lpush(unrecorded_key(command.site_id), entry)
-    _eval_push(pipe, command)
+    _call_push(pipe, command)
     return _push_result(command, pipe.execute()[1])
+
+
+def known_epoch(client: redis.Redis, site_id: str) -> int:
+    """The highest epoch that has reached Redis; 0 when none has, or when Redis came back empty."""
+    return int(client.get(epoch_key(site_id)) or 0)
+
+
+def announce_epoch(client: redis.Redis, site_id: str, epoch: int) -> None:
+    """Refuse pushes of older epochs from now on. A newer epoch that is there already stays."""
+    client.eval(_ANNOUNCE, 1, epoch_key(site_id), epoch)
 
 
 def unrecorded(client: redis.Redis, site_id: str) -> list[str]:
@@ -317,3 +348,28 @@ def _no_constant(name: str) -> None:
 def _aware(text: str) -> None:
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError(f"{text} has no offset")
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Messages in the queues of one site, by where they are."""
+
+    pending: int
+    processing: int
+    responses: int
+    unrecorded: int
+    latched: int
+    """Devices that are latched."""
+
+
+def depths(client: redis.Redis, site_id: str, device_ids: Sequence[str]) -> Depths:
+    """How much waits where, in one round trip."""
+    pipe = client.pipeline(transaction=False)
+    pipe.llen(responses_key(site_id))
+    pipe.llen(unrecorded_key(site_id))
+    for device_id in device_ids:
+        pipe.llen(pending_key(device_id))
+        pipe.llen(processing_key(device_id))
+        pipe.exists(latch_key(device_id))
+    responses, waiting, *rest = (int(value) for value in pipe.execute())
+    return Depths(sum(rest[0::3]), sum(rest[1::3]), responses, waiting, sum(rest[2::3]))

@@ -81,6 +81,6 @@ def test_boundaries_are_aligned_and_missed_ones_skipped():
     assert next_boundary(ORIGIN, 900) == ORIGIN + timedelta(seconds=900)
     assert next_boundary(ORIGIN + timedelta(seconds=1), 900) == ORIGIN + timedelta(seconds=900)
     on_time = following(ORIGIN, ORIGIN + timedelta(seconds=5), 900)
-    assert on_time == ORIGIN + timedelta(seconds=900)
+    assert on_time == (ORIGIN + timedelta(seconds=900), 0)
     late = following(ORIGIN, ORIGIN + timedelta(seconds=900 * 5 + 3), 900)
-    assert late == ORIGIN + timedelta(seconds=900 * 5)
+    assert late == (ORIGIN + timedelta(seconds=900 * 5), 4)

@@ -1,5 +1,7 @@
--- KEYS: pending list, latch key, pushed-ids zset.  ARGV: message, command_id, timeout ms, expires_at_ms, type, is_start
--- Returns {status, purged command ids...}; status: 1 pushed, 0 already there or taken, -1 past its deadline, -2 latched.
+-- KEYS: pending list, latch key, pushed-ids zset, the site's epoch.
+-- ARGV: message, command_id, timeout ms, expires_at_ms, type, is_start, epoch
+-- Returns {status, purged command ids...}; status: 1 pushed, 0 already there or taken, -1 past its deadline, -2 latched,
+-- -3 of an older epoch than the site's dispatcher has.
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local ttl = tonumber(ARGV[4]) - now_ms
@@ -7,6 +9,10 @@ if ttl <= 0 then return {-1} end
 -- Ids are kept until their own deadline: under steady traffic the key itself never dies.
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_ms)
 if redis.call('ZSCORE', KEYS[3], ARGV[2]) then return {0} end
+-- A leader that was paused past its lease is refused here, also when the device has not heard of its successor yet.
+local epoch, known = tonumber(ARGV[7]), tonumber(redis.call('GET', KEYS[4]) or '0')
+if epoch < known and ARGV[5] ~= 'emergency_shutdown' then return {-3} end
+if epoch > known then redis.call('SET', KEYS[4], ARGV[7]) end
 if ARGV[6] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return {-2} end
 local purged = {}
 if ARGV[5] == 'emergency_shutdown' then

@@ -1,0 +1,52 @@
+"""The process in which policies decide: reads (row, observation), answers with a decision or the reason why there is none.
+
+It holds no connection to any store and dies with its dispatcher. Not here: deadlines (serving.dispatch.runner).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import structlog
+
+from core.errors import PulseBmsError
+from core.policy_record import PolicyRecord
+from policies.base import Policy, PolicyUnableError
+from serving.dispatch.policy_factory import Built
+from serving.logs import configure_logging
+
+log = structlog.get_logger()
+PR_SET_PDEATHSIG = 1
+
+
+def serve(pipe: Connection, factory: Callable[[PolicyRecord], Policy]) -> None:
+    """Answer until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the dispatcher's to handle
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    configure_logging()
+    built = Built(factory)
+    while True:
+        try:
+            record, observation = pipe.recv()
+        except (EOFError, OSError):
+            return
+        reply: tuple[str, Any]
+        try:
+            reply = ("decided", built.policy(record).decide(observation))
+        except PolicyUnableError as error:
+            reply = ("unable", str(error))
+        except PulseBmsError as error:
+            reply = ("refused", f"refused: {error}")
+        except Exception as error:
+            log.exception("policy_raised", policy=record.name)
+            reply = ("raised", f"raised {type(error).__name__}: {error}")
+        try:
+            pipe.send(reply)
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # noqa: BLE001 - what cannot be pickled is no decision
+            pipe.send(("raised", f"returned what cannot be sent: {type(error).__name__}: {error}"))
