@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,11 @@ def _blas() -> str:
         return "kernels not checked (threadpoolctl is absent)"
     found = {f"{p.get('internal_api')} {p.get('architecture', '')} x{p['num_threads']}".strip() for p in threadpool_info()}
     return ", ".join(sorted(found)) or "none loaded"
+
+
+def progress(text: str) -> None:
+    """A line on standard error, where tables do not go."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def memory_now_bytes() -> int:

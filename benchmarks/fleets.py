@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import BASELINE, Clock, Table, memory_now_bytes
+from benchmarks.common import BASELINE, Clock, Table, memory_now_bytes, progress
 from benchmarks.instances import FloatArray, Window, relative_error, rolling, score
 from benchmarks.modelled import DppClarabel, DppOsqp, Rebuilt
 from benchmarks.ours import Answers, Batched, FleetSolver, OneByOne, Scalar
@@ -145,6 +145,7 @@ def run(steps: int, devices: int, solvers: dict[str, tuple[Make, int]], *, moves
             answers = solver.solve(own, clock)
             records[name].take(clock, answers)
             records[name].check(own, answers, best_eur)
+        progress(f"{devices} devices, {steps} steps: a step of the horizon done with {len(running)} solvers")
     return list(records.values())
 
 

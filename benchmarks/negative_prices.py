@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from benchmarks import reference_qp as lean_qp
-from benchmarks.common import BASELINE, Clock, Table
+from benchmarks.common import BASELINE, Clock, Table, progress
 from benchmarks.instances import SOFT, FloatArray, Window, rolling
 from benchmarks.modelled import Rebuilt
 from optimizer.assembly import SiteQP
@@ -136,6 +136,8 @@ def run(count: int, steps: int, *, limit_s: float, seed: int = 3) -> Table:
         own_gap = max(own_gap, exclusive.gap_eur / max(1.0, abs(found)))
         exact = full_milp(lean, window, i, limit_s)
         milp_s.append(exact.cpu_s)
+        if (i + 1) % 20 == 0:
+            progress(f"{i + 1} of {count} days")
         if exact.finished:
             gaps.append((found - exact.objective_eur) / max(1.0, abs(exact.objective_eur)))
         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import cvxpy as cp
 import numpy as np
 
-from benchmarks.common import BASELINE, Clock, Table, peak_memory_bytes
+from benchmarks.common import BASELINE, Clock, Table, peak_memory_bytes, progress
 from benchmarks.modelled import OSQP_OPTIONS
 from optimizer.assembly import SiteQP
 from optimizer.fleet import FleetData
@@ -24,7 +24,7 @@ from optimizer.site_fleet.scenarios import scenario
 from optimizer.solvers import solve_piqp
 
 JOINT_UP_TO = 100
-BASELINE_UP_TO = 32
+BASELINE_UP_TO = 10
 THREADS = 2
 KINDS = ("peak", "grid", "track")
 
@@ -68,6 +68,7 @@ def roll(kind: str, devices: int, moves: int, seed: int) -> Figures:
         clock = Clock()
         with clock:
             plan = solver.solve(grid, fleet, site.dt_s)
+        progress(f"{devices} devices, {kind}, step {move}: {clock.wall_s:.3f} s, {plan.sweeps} sweeps, {plan.status[:80]}")
         found.cpu_s.append(clock.cpu_s)
         found.wall_s.append(clock.wall_s)
         _judge(found, plan, grid, fleet, site.dt_s, expected="warm" if move else "cold")
