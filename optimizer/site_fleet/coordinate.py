@@ -41,7 +41,14 @@ class Settings:
     prediction_tolerance: float = 5e-4
     first_steps: int = 3
     last_steps: int = 4
-    max_sweeps: int = 40
+    near: float = 3e-3
+    """Residual from which `last_steps` are taken: before, devices that settle at a price make it swing."""
+    lost: float = 0.05
+    """Residual that says, at the last barrier parameter, that the path is lost: it is taken up again at `again_mu`."""
+    again_mu: float = 1e-3
+    patience: int = 8
+    """Sweeps at the last barrier parameter after which near is near enough: the gap to the bound judges what is left."""
+    max_sweeps: int = 50
     threads: int = 2
     deadline_s: float = np.inf
 
@@ -101,7 +108,7 @@ def coordinate(
 
     outcome = Outcome(price, np.zeros(meter.steps), np.zeros(meter.steps), False, 0, mu, np.inf, False)
     answer = run(price, newton_steps=steps, slowest=0.0)
-    mu = next_mu
+    mu, at_last = next_mu, 0
     while outcome.sweeps < settings.max_sweeps and time.perf_counter() - began_s < settings.deadline_s:
         start_s = time.perf_counter()
         met = meter.respond(outcome.price_eur_per_kwh, answer.predicted_kw, answer.sensitivity, unit_kw)
@@ -110,7 +117,7 @@ def coordinate(
         last = mu <= settings.last_mu
         answer = run(
             met.price_eur_per_kwh,
-            newton_steps=settings.last_steps if last else 1,
+            newton_steps=settings.last_steps if last and outcome.residual < settings.near else 1,
             slowest=settings.straggler_step if mu < settings.restart_below_mu else 0.0,
         )
         outcome.price_eur_per_kwh, outcome.fleet_kw, outcome.curtail_kw = met.price_eur_per_kwh, answer.net_kw, met.curtail_kw
@@ -126,6 +133,11 @@ def coordinate(
         if last and outcome.residual < settings.net_tolerance and prediction < settings.prediction_tolerance:
             outcome.converged = True
             break
-        if answer.mean_step > settings.follow:
+        at_last = at_last + 1 if last else 0
+        if at_last >= settings.patience and outcome.residual < settings.near:
+            break
+        if last and outcome.residual > settings.lost:
+            mu = settings.again_mu
+        elif answer.mean_step > settings.follow:
             mu = next_mu
     return outcome

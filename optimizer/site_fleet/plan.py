@@ -42,7 +42,7 @@ class SiteFleetPlan:
     the meter's limits cannot be kept, no plan with the same violation."""
     converged: bool
     source: str
-    """`warm`, `cold`, `re-projected` (the last plan) or `hold`."""
+    """`warm`, `cold`, `joint` (the joint QP), `re-projected` (the last plan) or `hold`."""
     status: str
     """`optimal`, or everything that was wrong on the way."""
     violations: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Plans for a site of many devices: warm or cold solve, directions, repair, replay; and what happens when a step of that fails.
 
-Chain: warm start, cold start, the last plan re-projected onto today's limits, hold. Every plan returned has passed the independent
+Chain: warm start, cold start, the joint QP for a handful of devices, the last plan re-projected onto today's limits, hold. Every plan returned has passed the independent
 replay; every fall down the chain is named in its status. Not here: the interior point (coordinate and below).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import structlog
@@ -22,6 +22,7 @@ from optimizer.problem import DeviceData, GridData, SiteProblem, SoftCosts
 from optimizer.site_fleet.bound import fleet_bound
 from optimizer.site_fleet.coordinate import Outcome, Settings, coordinate
 from optimizer.site_fleet.directions import fix_directions
+from optimizer.site_fleet.joint import MOST_DEVICES, solve_joint
 from optimizer.site_fleet.layout import Blocks, pack
 from optimizer.site_fleet.master import Meter
 from optimizer.site_fleet.plan import SiteFleetPlan, as_plan
@@ -36,8 +37,14 @@ FloatArray = NDArray[np.float64]
 REPORTED_GAP = 2e-4
 """Of the objective, at least of one euro: a larger one is named in the status."""
 REFUSED_GAP = 2e-2
-"""From here on a warm start is not believed: the solve starts cold."""
+"""From here on a solve is not believed and the next link of the chain tried."""
+REFUSED_GAP_SMALL = 5e-4
+"""The same where trying again costs little."""
+SMALL = 1000
+SMALL_LAST_MU = 1e-7
+"""Small fleets can afford a sweep more: what the barrier leaves is a larger share of their objective."""
 DIRECTION_ROUNDS = 2
+FALLBACK_NOTES = {"re-projected": "the last plan, re-projected", "hold": "hold"}
 LIFT = 0.1
 """A kept slack or multiplier starts with at least this share of the barrier parameter in its product."""
 
@@ -66,6 +73,8 @@ class SiteFleetSolver:
     fallback_counts: Counter[str] = field(default_factory=Counter)
     _blocks: Blocks | None = None
     _memory: Memory | None = None
+    _last: tuple[tuple[str, ...], FloatArray, FloatArray] | None = None
+    """Device ids, net powers and curtailment of the last plan."""
     _pool: ThreadPoolExecutor | None = None
 
     def solve(
@@ -82,19 +91,21 @@ class SiteFleetSolver:
             self._pool = ThreadPoolExecutor(self.settings.threads)
         failures: list[str] = []
         found: list[_Found] = []
-        for source in ("warm", "cold", "re-projected", "hold"):
-            if source in ("warm", "re-projected") and not self._remembers(fleet, shift_steps):
+        for source in ("warm", "cold", "joint", "re-projected", "hold"):
+            if not self._has(source, fleet, shift_steps):
                 continue
             try:
                 if source in ("warm", "cold"):
                     candidate = self._optimise(source, grid, fleet, dt_s, soft, shift_steps)
+                elif source == "joint":
+                    candidate = self._accept(source, grid, fleet, dt_s, soft, *solve_joint(grid, fleet, dt_s, soft))
                 else:
                     candidate = self._fall_back(source, grid, fleet, dt_s, soft, shift_steps)
             except SolverError as error:
                 self._failed(source, str(error), failures)
                 continue
             found.append(candidate)
-            if candidate.outcome is None or _relative_gap(candidate) <= REFUSED_GAP or self._exact_enough(candidate):
+            if candidate.outcome is None or self._good_enough(candidate, fleet.count):
                 break
             self._failed(source, f"gap {_relative_gap(candidate):.1e}", failures)
         if not found:
@@ -109,18 +120,26 @@ class SiteFleetSolver:
             self.solve(problem.grid, stack(problem.devices), problem.dt_s, problem.soft, shift_steps=shift_steps), problem
         )
 
-    def _exact_enough(self, candidate: _Found) -> bool:
-        """Whether the gap is large for a reason that a cold start would not mend: directions, or limits that cannot be kept."""
+    def _good_enough(self, candidate: _Found, count: int) -> bool:
+        """Whether the gap is small, or large for a reason that trying again would not mend: directions, limits not to be kept."""
         outcome = candidate.outcome
-        return outcome is not None and outcome.converged and (candidate.both_ways > 0 or outcome.slack)
+        excused = outcome is not None and outcome.converged and (candidate.both_ways > 0 or outcome.slack)
+        return excused or _relative_gap(candidate) <= (REFUSED_GAP_SMALL if count <= SMALL else REFUSED_GAP)
 
-    def _remembers(self, fleet: FleetData, shift_steps: int) -> bool:
-        memory = self._memory
-        known = memory is not None and memory.power_w.shape[1] == fleet.steps and 0 <= shift_steps < fleet.steps
-        return known and memory is not None and bool(set(memory.device_ids) & set(fleet.device_ids))
+    def _has(self, source: str, fleet: FleetData, shift_steps: int) -> bool:
+        """Whether there is what that link of the chain needs."""
+        if source == "warm":
+            memory = self._memory
+            known = memory is not None and memory.iterate.blocks.steps == fleet.steps and 0 <= shift_steps < fleet.steps
+            return known and memory is not None and bool(set(memory.device_ids) & set(fleet.device_ids))
+        if source == "re-projected":
+            return self._last is not None and self._last[1].shape[1] == fleet.steps
+        return source != "joint" or fleet.count <= MOST_DEVICES
 
     def _optimise(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:
         pool, settings, memory, dt_h = self._pool, self.settings, self._memory, dt_s / 3600.0
+        if fleet.count <= SMALL:
+            settings = replace(settings, last_mu=min(settings.last_mu, SMALL_LAST_MU))
         assert pool is not None  # noqa: S101 - set by solve
         same = self._blocks is not None and (self._blocks.steps, self._blocks.count) == (fleet.steps, fleet.count)
         self._blocks = pack(fleet, dt_s, soft, self._blocks)
@@ -148,7 +167,7 @@ class SiteFleetSolver:
             if more == 0:
                 break
             both += more
-            own = Memory(fleet.device_ids, iterate, outcome.price_eur_per_kwh, tariff, np.empty(0), np.empty(0))
+            own = Memory(fleet.device_ids, iterate, outcome.price_eur_per_kwh, tariff)
             carry(iterate, fleet.device_ids, own, 0, settings.warm_mu)
             outcome = coordinate(iterate, meter, outcome.price_eur_per_kwh, settings, pool, mu=settings.warm_mu, steps=1)
         charge, discharge = iterate.powers_kw()
@@ -157,26 +176,21 @@ class SiteFleetSolver:
             value,
         )  # fmt: skip
         candidate.bound_eur, candidate.outcome, candidate.both_ways = bound, outcome, both
-        self._memory = Memory(
-            fleet.device_ids,
-            iterate,
-            outcome.price_eur_per_kwh if outcome.kept_price is None else outcome.kept_price,
-            tariff,
-            candidate.power_w, candidate.curtail_w
-        )
+        kept = outcome.price_eur_per_kwh if outcome.kept_price is None else outcome.kept_price
+        self._memory = Memory(fleet.device_ids, iterate, kept, tariff)
         return candidate
 
     def _fall_back(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:
         power, curtail = np.zeros((fleet.count, fleet.steps)), np.zeros(fleet.steps)
         price = 0.5 * (grid.buy_eur_per_kwh + grid.sell_eur_per_kwh)
-        memory = self._memory
-        if source == "re-projected" and memory is not None:
-            where = {device_id: i for i, device_id in enumerate(memory.device_ids)}
-            last = shifted(memory.power_w, shift_steps)
+        if source == "re-projected" and self._last is not None:
+            ids, last_w, curtail_w = self._last
+            where = {device_id: i for i, device_id in enumerate(ids)}
+            last = shifted(last_w, shift_steps)
             for i, device_id in enumerate(fleet.device_ids):
                 if device_id in where:
                     power[i] = last[where[device_id]]
-            curtail = shifted(memory.curtail_w, shift_steps)
+            curtail = shifted(curtail_w, shift_steps)
         return self._accept(source, grid, fleet, dt_s, soft, power, curtail, price, np.zeros_like(power))
 
     def _accept(
@@ -198,17 +212,25 @@ class SiteFleetSolver:
         log.warning("site_fleet_failed", source=source, why=why)
 
     def _finish(
-        self, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, found: _Found, bound: float, failures: list[str],
+        self,
+        grid: GridData,
+        fleet: FleetData,
+        dt_s: float,
+        soft: SoftCosts,
+        found: _Found,
+        bound: float,
+        failures: list[str],
         began_s: float,
     ) -> SiteFleetPlan:
         run, outcome = found.run, found.outcome
+        self._last = (fleet.device_ids, found.power_w, found.curtail_w)
         codes, bits = explain(grid, fleet, found.power_w, run, found.value, found.price)
         if outcome is not None and outcome.slack:
             bound += _unkept_eur(grid, run, dt_s, soft)
         gap = run.objective_eur - bound
         notes = list(failures)
-        if outcome is None:
-            notes.append("the last plan, re-projected" if found.source == "re-projected" else "hold")
+        if found.source in FALLBACK_NOTES:
+            notes.append(FALLBACK_NOTES[found.source])
         elif gap > REPORTED_GAP * max(1.0, abs(run.objective_eur)):
             notes.append(f"at most {gap:.3g} EUR from the best")
         if found.both_ways:

@@ -73,9 +73,7 @@ class Iterate:
         blocks = self.blocks
 
         def run(i: int) -> None:
-            _start_all(
-                cuts[i], cuts[i + 1], blocks.data, blocks.constants, self.state, self.border, self.flows, mu
-            )
+            _start_all(cuts[i], cuts[i + 1], blocks.data, blocks.constants, self.state, self.border, self.flows, mu)
 
         list(pool.map(run, range(threads)))
         self.report[:, STEP], self.report[:, MU], self.report[:, SLOW] = 0.0, mu, 0.0

@@ -29,8 +29,6 @@ class Memory:
     price: FloatArray
     tariff: FloatArray
     """Mean of buying and selling price, (N,)."""
-    power_w: FloatArray
-    curtail_w: FloatArray
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -110,7 +110,9 @@ def test_step_and_sensitivity_are_those_of_the_kkt_matrix(pool, steps, stressed)
         answer = sweep(iterate, rows.PRICE_UNIT, price, DT_H, 0.1, 0.01, newton_steps=0, slowest=-1.0, pool=pool, threads=1)
         data = blocks.data[0].reshape(steps + 1, rows.DATA_ROWS, rows.LANES)[:, :, 0]
         scaled = np.append(price * DT_H / rows.PRICE_UNIT, 0.0)
-        net, answer_to_price = dense_newton(data, blocks.constants[0, :, 0], iterate.state[0, :, 0], iterate.border[0, :, 0], scaled, 0.01)
+        net, answer_to_price = dense_newton(
+            data, blocks.constants[0, :, 0], iterate.state[0, :, 0], iterate.border[0, :, 0], scaled, 0.01
+        )
         unit_kw = blocks.constants[0, rows.WEIGHT, 0]
         np.testing.assert_allclose(answer.predicted_kw, unit_kw * net, rtol=1e-8, atol=1e-8 * unit_kw)
         expected = unit_kw * DT_H / rows.PRICE_UNIT * answer_to_price
