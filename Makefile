@@ -28,17 +28,20 @@ check: setup
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: configs/locks/dev.txt pyproject.toml
-	configs/locks/install.sh $(PYTHON) $(VENV) configs/locks/dev.txt
+	configs/locks/install.sh $(PYTHON) $(VENV) configs/locks/dev.txt torch==2.13.0
 
 $(DEMO_VENV)/.ready: configs/locks/demo.txt pyproject.toml
 	configs/locks/install.sh $(PYTHON) $(DEMO_VENV) configs/locks/demo.txt
 
-# Needs uv on the PATH. The locks name exact versions and hashes, never an index.
+# Needs uv on the PATH. The locks name exact versions and hashes, never an index. torch stands apart (install.sh): the build that
+# is wanted differs from machine to machine, and with it what it brings along.
+APART := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+COMPILE := uv pip compile -q pyproject.toml --python-version 3.11 --extra embedded --extra data --generate-hashes --no-annotate --no-header
 lock:
-	uv pip compile -q pyproject.toml --python-version 3.11 --extra embedded --extra data --extra twin --extra dev \
-	  --generate-hashes --no-annotate --no-header -o configs/locks/dev.txt
-	uv pip compile -q pyproject.toml --python-version 3.11 --extra embedded --extra data -c configs/locks/dev.txt \
-	  --generate-hashes --no-annotate --no-header -o configs/locks/demo.txt
+	$(COMPILE) --extra twin --extra train --extra dev $(addprefix --no-emit-package ,$(APART)) -o configs/locks/dev.txt
+	$(COMPILE) -c configs/locks/dev.txt -o configs/locks/demo.txt
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) build *.egg-info
