@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from core.errors import InputError, nearest
 from core.telemetry import RANGES, Document, Verdict
 from core.telemetry_soc import SocWatch
@@ -104,10 +106,15 @@ def _chunks(stored: IO[bytes], path: Path) -> Iterator[list[Any]]:
 
 
 def _json(line: str) -> object:
+    line = line.removeprefix("\ufeff")
     try:
-        document = json.loads(line.removeprefix("\ufeff"))
-    except (ValueError, RecursionError) as error:
-        return _Unreadable(line, str(error))
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # Python's own parser reads NaN, which is then named with its field, and says more exactly what it cannot read.
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            return _Unreadable(line, str(error))
     if isinstance(document, dict):
         document.pop("_id", None)  # mongoexport's; ours is derived
     return document
