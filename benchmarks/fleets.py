@@ -203,10 +203,14 @@ def _of(records: list[Record], name: str, devices: int) -> Record:
     return next(r for r in records if (r.name, r.devices) == (name, devices))
 
 
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count:,} devices"
+
+
 def _costs(steps: int, records: list[Record], counts: Sequence[int], moves: int) -> Table:
     table = Table(
         f"CPU seconds of a whole fleet's step, {steps} steps, warm (median of {moves})",
-        ("solver", *(f"{count:,} devices" for count in counts)),
+        ("solver", *(_devices(count) for count in counts)),
         ["In brackets: how many devices were measured where it was not all; the rest is scaled up."],
     )
     for name in dict.fromkeys(r.name for r in records):
@@ -219,7 +223,7 @@ def _costs(steps: int, records: list[Record], counts: Sequence[int], moves: int)
 
 
 def _ratios(steps: int, records: list[Record], counts: Sequence[int]) -> Table:
-    table = Table(f"The same as multiples of {BASELINE}, {steps} steps", ("solver", *(f"{count:,} devices" for count in counts)))
+    table = Table(f"The same as multiples of {BASELINE}, {steps} steps", ("solver", *(_devices(count) for count in counts)))
     for name in dict.fromkeys(r.name for r in records):
         pairs = ((_of(records, BASELINE, count), _of(records, name, count)) for count in counts)
         table.add(name, *(base.warm_s(base.cpu_s) / r.warm_s(r.cpu_s) for base, r in pairs))
