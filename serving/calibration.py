@@ -83,7 +83,7 @@ def calibrate_site(
         factors = NOMINAL if in_force is None else in_force.factors
         fit = _fit(stores, device, factors, ambient, start, now, options.needed)
         record_calibration(stores.pg, _row(options.site_id, device, fit, factors, start, now))
-        log.info("calibration", device_id=device.device_id, accepted=fit.accepted, score=fit.score, reason=fit.reason)
+        log.debug("calibration", device_id=device.device_id, accepted=fit.accepted, score=fit.score, reason=fit.reason)
         outcomes.append(Outcome(device_id=device.device_id, present=factors, fit=fit))
         if on_device is not None:
             on_device(k + 1, len(devices))

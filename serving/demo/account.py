@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from core.devices import DeviceConfig
 from core.limits import PackLimits, tightest
 from core.site import SiteConfig
 from core.twin import capacity_wh
+from serving.demo.quality import PackEnergy, TwinError, pack_energies, twin_errors
 from serving.demo.world import FORESIGHT
 from serving.dispatch.inputs import LOAD_ACTUAL, PRICE, PV_ACTUAL
 from serving.plots import RunPicture, Track, plot_run
@@ -31,6 +33,7 @@ from stores.postgres.decisions import decisions, last_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.history import outcome_counts
 from stores.postgres.series import read_series
+from stores.redis.status import read_site_metrics, read_statuses
 
 FloatArray = NDArray[np.float64]
 DT_S = 900
@@ -51,7 +54,14 @@ class Account:
     telemetry_documents: int
     decisions_by_source: Mapping[str, int]
     solver_counts: Mapping[str, int]
-    twin_error_pct: float | None
+    twin_error: TwinError | None
+    """Of all predictions, one step ahead."""
+    twin_error_as_planned: TwinError | None
+    """Of those whose power went as predicted."""
+    energies: list[PackEnergy]
+    site_metrics: Mapping[str, Any]
+    online: int
+    """Devices with a device:status that says online."""
     picture: RunPicture
 
 
@@ -98,6 +108,8 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
     net_w = load_w - pv_w - measured_w
     violations["grid import"] = int((net_w > site.grid.import_limit_w * (1 + TOLERANCE)).sum())
     violations["grid export"] = int((-net_w > site.grid.export_limit_w * (1 + TOLERANCE)).sum())
+    devices, ids = [pack.config for pack in packs], [pack.config.device_id for pack in packs]
+    every, as_planned = twin_errors(stores, devices, start, end)
     picture = RunPicture(
         title=f"{site.name}, {start:%d %b} to {end:%d %b %Y}: {len(packs)} packs under the dispatcher",
         price_eur_per_kwh=Track(stamps, buy),
@@ -120,7 +132,11 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
         telemetry_documents=sum(len(pack.documents) for pack in packs),
         decisions_by_source=_count(decision.source for decision in made),
         solver_counts=_count(decision.solver or "none" for decision in made),
-        twin_error_pct=_twin_error(stores, packs, start, end),
+        twin_error=every,
+        twin_error_as_planned=as_planned,
+        energies=pack_energies(stores, devices, ZoneInfo(site.timezone), start, end),
+        site_metrics=read_site_metrics(stores.redis, site.site_id, "daily"),
+        online=sum(status.get("online") is True for status in read_statuses(stores.redis, ids).values()),
         picture=picture,
     )
 
@@ -185,24 +201,6 @@ def _outside(value: float, low: float, high: float) -> bool:
     return not low - slack <= value <= high + slack
 
 
-def _twin_error(stores: Stores, packs: list[_Pack], start: datetime, end: datetime) -> float | None:
-    """RMS difference of predicted and measured SoC one step ahead, percent; None without a comparable pair."""
-    errors: list[float] = []
-    for pack in packs:
-        soc = pack.track("soc")
-        if len(soc.values) < 2:
-            continue
-        seconds = np.array([(stamp - start).total_seconds() for stamp in soc.stamps])
-        query = {"device_id": pack.config.device_id, "prediction_timestamp": {"$gte": start, "$lt": end}}
-        for document in stores.mongo["digital_twin_predictions"].find(query):
-            profile = document["predictions"]["soc_profile"]
-            dt_s = document["horizon_hours"] * 3600 / len(profile)
-            at_s = (document["prediction_timestamp"] - start).total_seconds() + dt_s
-            if at_s <= seconds[-1]:
-                errors.append(profile[0] - float(np.interp(at_s, seconds, soc.values)))
-    return float(np.sqrt(np.mean(np.square(errors)))) if errors else None
-
-
 def print_account(account: Account, console: Console, plot: Path) -> None:
     """Tables on the terminal, the picture as PNG."""
     plot_run(plot, account.picture)
@@ -224,5 +222,31 @@ def print_account(account: Account, console: Console, plot: Path) -> None:
     console.print(f"limits violated: {sum(account.violations.values())}" + (f" {broken}" if broken else ""))
     console.print(f"decisions by source: {dict(account.decisions_by_source)}; by solver: {dict(account.solver_counts)}")
     console.print(f"telemetry documents: {account.telemetry_documents}; energy moved: {account.wear_kwh:.0f} kWh")
-    if account.twin_error_pct is not None:
-        console.print(f"twin's SoC error one step ahead: {account.twin_error_pct:.2f} % RMS")
+    for text, error in (("", account.twin_error), (" where power went as predicted", account.twin_error_as_planned)):
+        if error is not None:
+            console.print(
+                f"twin's error one step ahead{text}: {error.soc_pct:.2f} % SoC, {error.voltage_pct:.2f} % of voltage, "
+                f"{error.temperature_k:.2f} K (RMS of {error.predictions} predictions)"
+            )
+    if account.energies:
+        console.print(_energy_table(account.energies))
+    if account.site_metrics:
+        console.print(
+            f"status in Redis: {account.online} of {account.site_metrics['device_count']:.0f} devices online, capacity "
+            f"{account.site_metrics['total_capacity']:.0f} kWh"
+        )
+
+
+def _energy_table(energies: list[PackEnergy]) -> Table:
+    table = Table(
+        "pack", "by telemetry", "by metrics_hourly", "by metrics_daily", title="kWh charged / discharged, whole hours (days)"
+    )
+    for pack in energies:
+        daily = _kwh(pack.daily)
+        days = "" if pack.telemetry_of_days in (None, pack.telemetry) else f" ({_kwh(pack.telemetry_of_days)})"
+        table.add_row(pack.device_id, _kwh(pack.telemetry) + days, _kwh(pack.hourly), daily)
+    return table
+
+
+def _kwh(pair: tuple[float, float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"

@@ -25,6 +25,7 @@ from core.limits import power_bounds, tightest
 from core.pack import Pack
 from core.site import SiteConfig
 from core.twin import predict
+from serving.calibration import CalibrateOptions, calibrate_site
 from serving.clock_config import START_WAIT_S
 from serving.demo.account import make_account, print_account
 from serving.demo.clocks import PlantClocks
@@ -33,10 +34,12 @@ from serving.demo.processes import ChildFailedError, Children
 from serving.demo.world import Meter, plant_start, prepare
 from serving.dispatch.loop import LEASE_TTL_S
 from serving.dispatch.tick import SiteDispatcher
+from serving.metrics_service import MetricsServiceOptions, run_round
 from serving.site_loader import load_site
 from stores import datasets
 from stores.connections import Stores, open_stores
 from stores.embedded.runtime import lock
+from stores.mongo.metrics import MetricsOptions
 from stores.mongo.predictions import latest_predictions
 from stores.mongo.telemetry import latest_states
 from stores.postgres import leases, outbox
@@ -50,6 +53,8 @@ log = structlog.get_logger()
 VALIDITY_GRACE_S = 20.0
 """Wall seconds: on a busy machine a tick may come late by more than a whole (simulated) interval."""
 SETTLE_DEADLINE_S = 45.0
+METRICS_EVERY_S = 3600
+"""Plant seconds between two rounds of the metrics service."""
 LEAD_S = 300.0
 """Plant seconds before the first interval at which the clock stands until devices and twin have spoken."""
 
@@ -114,10 +119,17 @@ def _run(
     if not finished:
         return _interrupted(console)
     _settle(stores, site.site_id, stop)
+    console.print("bringing the metrics up to date, calibrating the twin on the days that were run ...")
+    last = MetricsServiceOptions(site_id=site.site_id, metrics=MetricsOptions(include_open=True))
+    run_round(stores, last, end + timedelta(seconds=LEAD_S))
+    outcomes = calibrate_site(stores, CalibrateOptions(site_id=site.site_id, days=options.days), end)
     console.print("solving the same days with perfect foresight ...")
     store_perfect_foresight(stores, site, scenario, start, end)
     account = make_account(stores, site, start, end, since)
     print_account(account, console, options.plot)
+    for outcome in outcomes:
+        score = "" if outcome.fit.score is None else f"score {outcome.fit.score:.3f}, "
+        console.print(f"calibration of {outcome.device_id}: {score}{outcome.fit.reason}")
     console.print(f"picture: {options.plot.resolve()}\nlogs:    {run_dir / 'logs'}", soft_wrap=True)
     console.print(f"done in {time.monotonic() - began_s:.0f} s")
     return 0
@@ -167,6 +179,8 @@ def _simulate(
     control = clocks.environment(clocks.control)
     children.start("twin", ["twin", "run", "--site", site.site_id, "--until", end.isoformat()], control)
     wall = ["--validity-grace", str(VALIDITY_GRACE_S), "--telemetry-max-age", str(2 * interval_s)]
+    every = ["--interval", str(METRICS_EVERY_S), "--until", end.isoformat()]
+    children.start("metrics", ["metrics", "run", "--site", site.site_id, *every], control)
     children.start("dispatcher", ["dispatch", "--site", site.site_id, "--until", end.isoformat(), *wall], control)
     with Progress(
         TextColumn("{task.description}"),

@@ -20,6 +20,7 @@ from stores.connections import Stores
 from stores.datasets import Scenario
 from stores.mongo.predictions import delete_predictions
 from stores.mongo.telemetry import delete_telemetry, telemetry_range
+from stores.postgres.calibrations import delete_calibrations
 from stores.postgres.decisions import delete_decisions
 from stores.postgres.series import delete_series, write_series
 
@@ -43,6 +44,7 @@ def prepare(stores: Stores, site: SiteConfig, prices: Series, start: datetime, d
     ids = [pack.device_id for pack in site.packs]
     delete_telemetry(stores.mongo, site.site_id)
     delete_predictions(stores.mongo, ids)
+    delete_calibrations(stores.pg, site.site_id)
     for site_id in (site.site_id, site.site_id + FORESIGHT):
         delete_series(stores.pg, site_id)
         delete_decisions(stores.pg, site_id)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
+
 from core.clock import Clock
 from core.device_logic import DeviceController
 from core.devices import DeviceStatus, PackState
@@ -18,15 +20,17 @@ from core.limits import tightest
 from core.pack import Pack
 from core.series import Series
 from serving.device.agent import DeviceAgent
-from serving.device.journal import Journal
+from serving.device_client import Journal
 from serving.dispatch.inputs import AMBIENT
 from serving.site_loader import site_config
 from stores.connections import Stores
-from stores.mongo.telemetry import insert_telemetry, latest_states, pack_document
+from stores.mongo.ingest import Ingest
+from stores.mongo.telemetry import latest_states, pack_document
 from stores.postgres.constraints import constraint_rows
 from stores.postgres.devices import get_device, touch_device
 from stores.postgres.series import read_series
 
+log = structlog.get_logger()
 FIRMWARE = "reference-1.0"
 
 
@@ -58,13 +62,18 @@ def run_reference_device(
     )
 
     def sink(states: Sequence[PackState]) -> None:
-        insert_telemetry(
-            stores.mongo,
+        # The ingest that files go through: judged against the contract, idempotent, known to the metrics. A pack near empty
+        # has a state of charge below 1 %, and what the device measured itself replaces what it sent before.
+        ingest = Ingest(stores.mongo, now=clock.now, source=f"device {device_id}", replace=True, soc_is_percent=True)
+        ingest.add(
             [
                 pack_document(state, site_id=config.site_id, firmware=FIRMWARE, chemistry=config.chemistry.value)
                 for state in states
-            ],
+            ]
         )
+        result = ingest.finish()
+        for reason, count in result.set_aside.items():
+            log.error("telemetry_set_aside", device_id=device_id, reason=reason, count=count, example=result.examples[reason])
 
     journal = Journal(data_dir / "devices" / f"{device_id}.sqlite")
     agent = DeviceAgent(
