@@ -19,12 +19,14 @@ from benchmarks.common import BASELINE, Clock, Table, progress
 from benchmarks.instances import SOFT, FloatArray, Window, rolling
 from benchmarks.modelled import Rebuilt
 from optimizer.assembly import SiteQP
+from optimizer.directions import MILP_TIME_S
 from optimizer.exclusivity import enforce
 from optimizer.problem import GridData, SiteProblem
 from optimizer.solvers import solve_piqp
 
 LINEAR = replace(SOFT, energy_quadratic=0.0, temperature_quadratic=0.0, voltage_quadratic=0.0)
 MILP_GAP = 1e-7
+TOLERANCE = 1e-6
 BASELINE_SAMPLE = 10
 
 
@@ -118,7 +120,7 @@ def run(count: int, steps: int, *, limit_s: float, seed: int = 3) -> Table:
     """All instances; one row of figures, and what they are relative to."""
     window, lean = instances(count, steps, seed), lean_qp.ReferenceQP(steps)
     plain, whole, gaps, milp_s, baseline_s = [], [], [], [], []
-    loose = unfinished = better = 0
+    loose = unfinished = better = cut = 0
     own_gap = 0.0
     qp = SiteQP(problem(window, 0))
     solve_piqp(qp)  # set up and warm, as in a service
@@ -133,7 +135,8 @@ def run(count: int, steps: int, *, limit_s: float, seed: int = 3) -> Table:
         plain.append(clock.cpu_s)
         whole.append(clock.cpu_s + more.cpu_s)
         found = qp.objective(exclusive.solution.x)
-        own_gap = max(own_gap, exclusive.gap_eur / max(1.0, abs(found)))
+        admitted = exclusive.gap_eur / max(1.0, abs(found))
+        own_gap, cut = max(own_gap, admitted), cut + (admitted > TOLERANCE)
         exact = full_milp(lean, window, i, limit_s)
         milp_s.append(exact.cpu_s)
         if (i + 1) % 20 == 0:
@@ -142,7 +145,7 @@ def run(count: int, steps: int, *, limit_s: float, seed: int = 3) -> Table:
             gaps.append((found - exact.objective_eur) / max(1.0, abs(exact.objective_eur)))
         else:
             unfinished += 1
-            better += found <= exact.objective_eur
+            better += found <= exact.objective_eur + TOLERANCE * max(1.0, abs(found))
         if i < BASELINE_SAMPLE:
             peer = Rebuilt(steps)
             peer.load(window, i)
@@ -151,7 +154,7 @@ def run(count: int, steps: int, *, limit_s: float, seed: int = 3) -> Table:
                 peer.solve()
             baseline_s.append(clock.cpu_s)
     return _table(
-        count, steps, limit_s, loose, unfinished, better, own_gap, *map(np.array, (plain, whole, gaps, milp_s, baseline_s))
+        count, steps, limit_s, loose, unfinished, better, cut, own_gap, *map(np.array, (plain, whole, gaps, milp_s, baseline_s))
     )
 
 
@@ -162,6 +165,7 @@ def _table(
     loose: int,
     unfinished: int,
     better: int,
+    cut: int,
     own_gap: float,
     plain: FloatArray,
     whole: FloatArray,
@@ -178,7 +182,9 @@ def _table(
             f"Against the full MILP (relative gap {MILP_GAP:g}), {len(gaps)} finished in {limit_s:g} s: ours minus MILP, "
             + (f"relative, worst {gaps.max():.1e}, least {gaps.min():.1e}." if len(gaps) else "none to compare."),
             f"{unfinished} MILPs were cut off at {limit_s:g} s; ours was no worse than their best plan in {better} of them.",
-            f"Largest gap that ours admits to itself: {own_gap:.1e}.",
+            f"Within {TOLERANCE:g} of the MILP: {int((np.abs(gaps) <= TOLERANCE).sum())} of {len(gaps)}.",
+            f"Ours names a gap above {TOLERANCE:g} itself in {cut} (largest {own_gap:.1e}): its search has a limit of"
+            f" {MILP_TIME_S:g} s. That limit and the MILP's are wall time: on a busy machine they end searches early.",
         ],
     )
     base, simple = float(baseline_s.mean()), float(plain.mean())

@@ -23,7 +23,7 @@ def run_parts(parts: list[str], note: str, *, quick: bool, peers: Path | None, s
         for table in sites.run(quick=quick, seed=seed):
             yield table.title, _shown(table)
     if "exclusivity" in parts:
-        yield "exclusivity", _shown(negative_prices.run(8 if quick else 200, 96, limit_s=20.0))
+        yield "exclusivity", _shown(negative_prices.run(8 if quick else 200, 96, limit_s=20.0 if quick else 60.0))
     if "common" in parts:
         yield "common case", _shown(common_case.run(peers, 2 if quick else 6))
 
