@@ -1,9 +1,9 @@
-"""Sites of 32 to 10,000 packs behind one meter: cold, warm with a rolled horizon and revised prices, gap, violations, memory.
+"""Large sites: cold, warm with a rolled horizon and revised prices, gap, violations, memory.
 
     python -m benchmarks.site_fleet [--sizes 32 100 1000 10000] [--kinds peak grid both track] [--stressed]
 
-The joint QP (PIQP) is solved on the same instances in the same run up to 100 packs; the gap is to the dual bound. CPU seconds count
-both threads; wall time is only telling on an idle machine.
+The joint QP (PIQP) is solved on the same instances in the same run up to 100 packs; the gap is to the dual bound. CPU
+seconds count both threads; wall time is only telling on an idle machine.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     SiteFleetSolver().solve(*scenario(9, 96).window(), DT_S)  # compiled code is loaded before anything is timed
-    print(f"{'packs, what binds, step':32} {'start':6} {'swps':>4} {'cpu s':>8} {'wall s':>8} {'gap':>9} {'residual':>9} {'GB':>6}"
-          f" {'vs PIQP':>9} {'PIQP s':>9}")  # fmt: skip
+    print(
+        f"{'packs, what binds, step':32} {'start':6} {'swps':>4} {'cpu s':>8} {'wall s':>8} {'gap':>9} {'residual':>9} "
+        f"{'GB':>6} {'vs PIQP':>9} {'PIQP s':>9}"
+    )
     for size in options.sizes:
         for kind in options.kinds:
             site = scenario(size, kind=kind, seed=options.seed, extra_steps=ROLLS, stressed=options.stressed)

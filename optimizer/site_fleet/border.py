@@ -3,8 +3,8 @@
 Its six inequalities are treated like those of a stage; slacks of depth and target are eliminated in closed form, and what is left
 is a 2 x 2 system in (highest, lowest) and a term on the last energy. Not here: stages (factor, forward).
 """
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ leave the minimum at minus infinity (cycle depth, terminal target, linear slacks
 SoC stress is bounded by its tangent at the present energies. Not here: the meter's part (master).
 Source: weak duality, Boyd and Vandenberghe, Convex Optimization (2004), section 5.1.
 """
-# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -18,10 +19,61 @@ from numpy.typing import NDArray
 
 from optimizer.fleet import FleetData
 from optimizer.site_fleet.layout import (
-    B_TARGET_HIGH, B_TARGET_LOW, BOTTOM, C_TAPER, CURVE, D_TAPER, DATA_ROWS, DECAY, DEPTH, DEPTH_COST, E_COST, E_CURVE, E_HIGH,
-    E_LOW, FREE_E, GAIN_C, HEAT_C, HEAT_D, HIGHEST, LANES, LOSS_D, LOWEST, MAX_C, MAX_D, MOVE, PRICE_UNIT, RELIEF, ROOM_C, ROOM_D,
-    ROOM_E_HIGH, ROOM_E_LOW, ROOM_T_HIGH, ROOM_T_LOW, ROOM_V_HIGH, ROOM_V_LOW, SLOPE_C, SLOPE_D, STATE_ROWS, STRESS, T_COST,
-    T_CURVE, T_HIGH, T_LOW, TARGET, TARGET_COST, TARGETED, TOP, V_COST, V_CURVE, V_HIGH, V_LOW, VALUE_E, VOLT_E, VOLT_N, WEAR,
+    B_TARGET_HIGH,
+    B_TARGET_LOW,
+    BOTTOM,
+    C_TAPER,
+    CURVE,
+    D_TAPER,
+    DATA_ROWS,
+    DECAY,
+    DEPTH,
+    DEPTH_COST,
+    E_COST,
+    E_CURVE,
+    E_HIGH,
+    E_LOW,
+    FREE_E,
+    GAIN_C,
+    HEAT_C,
+    HEAT_D,
+    HIGHEST,
+    LANES,
+    LOSS_D,
+    LOWEST,
+    MAX_C,
+    MAX_D,
+    MOVE,
+    PRICE_UNIT,
+    RELIEF,
+    ROOM_C,
+    ROOM_D,
+    ROOM_E_HIGH,
+    ROOM_E_LOW,
+    ROOM_T_HIGH,
+    ROOM_T_LOW,
+    ROOM_V_HIGH,
+    ROOM_V_LOW,
+    SLOPE_C,
+    SLOPE_D,
+    STATE_ROWS,
+    STRESS,
+    T_COST,
+    T_CURVE,
+    T_HIGH,
+    T_LOW,
+    TARGET,
+    TARGET_COST,
+    TARGETED,
+    TOP,
+    V_COST,
+    V_CURVE,
+    V_HIGH,
+    V_LOW,
+    VALUE_E,
+    VOLT_E,
+    VOLT_N,
+    WEAR,
 )  # fmt: skip
 from optimizer.site_fleet.sweep import Iterate
 from optimizer.structured.lanes import least, load, most, stage, store
@@ -32,19 +84,19 @@ REACH = 1e3
 
 
 @stage
-def _multiplier(state, s, r):  # type: ignore[no-untyped-def]
+def _multiplier(state, s, r):
     return load(state, s + 2 * r + 1)
 
 
 @stage
-def _least_input(curve, slope, most_of_it):  # type: ignore[no-untyped-def]
+def _least_input(curve, slope, most_of_it):
     """Least of 1/2 curve x^2 + slope x over 0 <= x <= most_of_it."""
     x = least(most(-slope / (curve + 1e-12), 0.0), most_of_it)
     return (0.5 * curve * x + slope) * x
 
 
 @stage
-def _least_slack(total, cost, curve):  # type: ignore[no-untyped-def]
+def _least_slack(total, cost, curve):
     """(share of multipliers that keeps the least over z >= 0 of (cost - total) z + 1/2 curve z^2 finite, that least)."""
     share = least(1.0, (cost + REACH * curve) / (total + 1e-30))
     beyond = most(share * total - cost, 0.0)
@@ -52,7 +104,7 @@ def _least_slack(total, cost, curve):  # type: ignore[no-untyped-def]
 
 
 @stage
-def _block(data, constants, state, border, flows, energies, prices, worths):  # type: ignore[no-untyped-def]
+def _block(data, constants, state, border, flows, energies, prices, worths):
     """Lower bound of eight devices, scaled; `worths` becomes minus the value of energy at the end of each step."""
     stages = len(prices)
     none = 0.0 * load(constants, DECAY)
@@ -118,8 +170,8 @@ def _block(data, constants, state, border, flows, energies, prices, worths):  # 
     return bound
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _bounds(first, last, data, constants, state, border, flows, prices, result, worths):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bounds(first, last, data, constants, state, border, flows, prices, result, worths):
     energies = np.zeros((len(prices), LANES))
     for b in range(first, last):
         store(result, b, _block(data[b], constants[b], state[b], border[b], flows[b], energies, prices, worths[b]))

@@ -1,9 +1,10 @@
 """The first slacks and multipliers of a device: no power, every limit as far as it is then, soft limits priced from the start.
 
-Of a soft limit either the limit or its slack variable is active at its cost; the other side follows from l t = mu. Not here: steps.
+Of a soft limit either the limit or its slack variable is active at its cost; the other side follows from l t = mu. Not here:
+steps.
 """
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ POWER_SLACK = 0.1
 """Scaled power bounds start at least this far."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def start_lane(data, constants, state, border, flows, lane, mu):
     """Set a lane's slacks, multipliers and flows at complementarity about `mu`."""
     stages = len(flows) // 2
@@ -85,13 +86,13 @@ def start_lane(data, constants, state, border, flows, lane, mu):
     _set(border, 0, B_TARGET_HIGH, lane, far if above else near, mu)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")
 def _set(state, s, r, lane, t, mu):
     state[s + 2 * r, lane] = t
     state[s + 2 * r + 1, lane] = mu / t
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(error_model="numpy")
 def _soft(state, s, high, lane, room_high, room_low, cost, mu):
     """Rows `high`, `high` + 1 (low) and `high` + 2 (slack) of a soft limit."""
     z = mu / cost

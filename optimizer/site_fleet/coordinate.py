@@ -1,6 +1,7 @@
 """The outer loop: meter and fleet meet at a price, one Newton step of every device per sweep.
 
-Here: the schedule of the barrier parameter, stragglers, when to stop. Not here: what a sweep computes (sweep), the meter (master),
+Here: the schedule of the barrier parameter, stragglers, when to stop. Not here: what a sweep computes (sweep),
+the meter (master),
 starting points that outlive a solve (warm).
 """
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from core.errors import SolverError
 from optimizer.site_fleet.layout import PRICE_UNIT
 from optimizer.site_fleet.master import Meter
-from optimizer.site_fleet.sweep import Iterate, sweep
+from optimizer.site_fleet.sweep import Answer, Iterate, sweep
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +47,7 @@ class Settings:
     lost: float = 0.05
     """Residual that says, at the last barrier parameter, that the path is lost: it is taken up again at `again_mu`."""
     again_mu: float = 1e-3
-    patience: int = 8
+    patience: int = 10
     """Sweeps at the last barrier parameter after which near is near enough: the gap to the bound judges what is left."""
     max_sweeps: int = 50
     threads: int = 2
@@ -93,7 +94,7 @@ def coordinate(
     unit_kw = float(iterate.blocks.weights_kw().sum())
     next_mu = max(mu * settings.shrink, settings.last_mu)
 
-    def run(at: FloatArray, *, newton_steps: int, slowest: float):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def run(at: FloatArray, *, newton_steps: int, slowest: float) -> Answer:
         start_s = time.perf_counter()
         answer = sweep(
             iterate, PRICE_UNIT, at, meter.dt_h, mu, next_mu, newton_steps=newton_steps, slowest=slowest, pool=pool,

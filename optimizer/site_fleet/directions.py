@@ -4,7 +4,8 @@ Both at once can pay only where power at the meter has a price low enough to be 
 slots at once is a choice, not a proof; what it may cost is bounded by the relaxation's dual bound, which the plan carries. Slots
 below the threshold are left to the plan's net set points. Not here: exact branching, which is for few devices.
 """
-# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ BOTH_WAYS = 2e-3
 """Scaled power from which a flow counts; what the barrier leaves is well below."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _fix(first, last, data, constants, flows, burns):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fix(first, last, data, constants, flows, burns):
     found = 0
     for b in range(first, last):
         for k in range(flows.shape[1] // 2 - 1):
@@ -42,7 +43,8 @@ def _fix(first, last, data, constants, flows, burns):  # type: ignore[no-untyped
 def fix_directions(iterate: Iterate, price: FloatArray, pool: ThreadPoolExecutor, threads: int) -> int:
     """Forbid the smaller of two flows of the same device and step in the packed data; the number of slots where it was done.
 
-    Only in steps whose price at the meter (N,) is negative: elsewhere doing both costs wear and energy and gains nothing, and what
+    Only in steps whose price at the meter (N,) is negative: elsewhere doing both costs wear and energy and gains nothing,
+    and what
     is seen of it has not quite converged.
     """
     burns = price < 0.0

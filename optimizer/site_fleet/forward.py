@@ -2,8 +2,8 @@
 
 Not here: gains (recursion), what an inequality keeps (rows).
 """
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 

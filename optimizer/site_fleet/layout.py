@@ -7,6 +7,8 @@ P x 1 h, temperature by 10 K, voltage by 10 V, money by 0.2 EUR/kWh x P x 1 h. S
 power, so that they start at 0. A stage k = 0..N holds what concerns inputs of step k and the state at its START; stage N has
 inputs without any effect and holds the limits of the last state. Rows of infinite limits are FAR away.
 """
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -84,7 +86,8 @@ def pack(fleet: FleetData, dt_s: float, soft: SoftCosts, old: Blocks | None = No
     ])  # fmt: skip
     c = columns
     _pack_constants(
-        old.constants, dt_s / 3600.0, steps, units, costs, c["energy_wh"], c["capacity_wh"], c["energy_min_wh"], c["energy_max_wh"],
+        old.constants, dt_s / 3600.0, steps, units, costs, c["energy_wh"], c["capacity_wh"], c["energy_min_wh"],
+        c["energy_max_wh"],
         c["cycle_depth_wh"], c["energy_low_wh"], c["energy_high_wh"], c["leak_wh"], c["temperature_a"], c["wear_eur_per_kwh"],
         c["wear_quadratic"], c["move_weight"], c["soc_stress_eur_per_h"], c["terminal_energy_wh"],
         beyond_taper(fleet),
@@ -117,11 +120,12 @@ def beyond_taper(fleet: FleetData) -> FloatArray:
     return np.where(outside | no_charge | no_discharge, 1.0, 0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pack_constants(
-    constants, h, steps, units, costs, energy, capacity, energy_min, energy_max, depth, energy_low, energy_high, leak, decay, wear,
+    constants, h, steps, units, costs, energy, capacity, energy_min, energy_max, depth, energy_low, energy_high, leak, decay,
+    wear,
     wear_quadratic, move_weight, stress, target, relief,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     count = len(units)
     for j in range(constants.shape[0] * LANES):
         i = min(j, count - 1)
@@ -151,12 +155,12 @@ def _pack_constants(
         k[WEIGHT, lane] = p if j < count else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pack_stages(
     data, h, units, energy, capacity, energy_min, energy_max, leak, temperature, decay, temperature_min, voltage_min, voltage_max,
     stress, centre, value, move_weight, charge_max, discharge_max, charge_taper, charge_slope, discharge_taper, discharge_slope,
     eta_charge, eta_discharge, heat_charge, heat_discharge, drift, temperature_max, volts, volts_per_wh, volts_per_w, reference,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     count, n = charge_max.shape
     for j in range(data.shape[0] * LANES):
         i = min(j, count - 1)
@@ -204,8 +208,8 @@ def _pack_stages(
         s[VALUE_E, lane] = (stress_slope - value[i] * p) * money
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _pack_state(s, lane, e, t, start, energy_min, energy_max, temperature_min, temperature_max, wh):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pack_state(s, lane, e, t, start, energy_min, energy_max, temperature_min, temperature_max, wh):
     """Limits of the state at the start of a stage, from the trajectory (e, t) without power."""
     s[ROOM_E_HIGH, lane] = (energy_max - e) * wh
     s[ROOM_E_LOW, lane] = (e - energy_min) * wh

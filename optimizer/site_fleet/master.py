@@ -1,7 +1,8 @@
 """The meter's part of a site: a small QP that meets the fleet's answer to a price, and a lower bound for a given price.
 
 With X = X0 - S (price - price0) the fleet's cost of moving to X is -price0'(X - X0) + 1/2 (X - X0)' S^-1 (X - X0); S = L L' and
-X = X0 + L y turn it into -price0'L y + 1/2 y'y. The meter adds what optimizer.problem says of import, export, peak, curtailment and
+X = X0 + L y turn it into -price0'L y + 1/2 y'y. The meter adds what optimizer.problem says of import, export, peak,
+curtailment and
 tracking. Powers in kW over the fleet's power, money in EUR/kWh, so that numbers are of order one. Limits are hard at first; where
 holding them would cost more than their slack does, the slack comes in. Not here: devices.
 """
@@ -197,7 +198,8 @@ class Meter:
         ], format="csc")  # fmt: skip
         ceiling = self.ceiling_kw / unit_kw
         upper = np.concatenate([
-            np.zeros(n), np.minimum(self.import_kw, self.ceiling_kw) / unit_kw, np.minimum(self.export_kw, self.ceiling_kw) / unit_kw,
+            np.zeros(n), np.minimum(self.import_kw, self.ceiling_kw) / unit_kw, np.minimum(self.export_kw,
+            self.ceiling_kw) / unit_kw,
         ])  # fmt: skip
         low = np.concatenate([np.zeros(5 * n), np.full(n, -np.inf), [self.peak_kw / unit_kw]])
         high = np.concatenate([ceiling, ceiling, self.pv_kw / unit_kw, ceiling, ceiling, np.full(n, np.inf), [np.inf]])

@@ -3,7 +3,8 @@
 A code is an index into REASONS, touched limits are bits in the order of LIMITS. Limits are told by nearness, as there for a plan
 without duals of limits; idle slots compare the price at the meter with the value of stored energy. Not here: the plan itself.
 """
-# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202, PLR0912 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -43,12 +44,14 @@ RECOVERY, TRACKING, PEAKS, HIGH_PRICE, LOW_PRICE, OWN_USE, SPREAD, IDLE = (
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _explain(
-    codes, bits, power, energy, temperature, voltage, value, price, meter_bits, tracked, surplus, energy_now, capacity, energy_min,
-    energy_max, depth, low_so_far, high_so_far, temperature_min, voltage_min, voltage_max, wear, charge_max, discharge_max, taper_c,
+    codes, bits, power, energy, temperature, voltage, value, price, meter_bits, tracked, surplus, energy_now, capacity,
+    energy_min,
+    energy_max, depth, low_so_far, high_so_far, temperature_min, voltage_min, voltage_max, wear, charge_max, discharge_max,
+    taper_c,
     slope_c, taper_d, slope_d, eta_c, eta_d, temperature_max,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     most = 1.0 - NEAR_SHARE
     for i in range(power.shape[0]):
         near = NEAR_SHARE * capacity[i]
@@ -127,7 +130,8 @@ def explain(
         codes, bits, power_w, run.energy_wh, run.temperature_c, run.voltage_v, value, price, meter, grid.tracking_weights() > 0,
         grid.pv_w > grid.load_w, f.energy_wh, f.capacity_wh, f.energy_min_wh, f.energy_max_wh, f.cycle_depth_wh, f.energy_low_wh,
         f.energy_high_wh, f.temperature_min_c, f.voltage_min_v, f.voltage_max_v, f.wear_eur_per_kwh, f.charge_max_w,
-        f.discharge_max_w, f.charge_taper_w, f.charge_taper_w_per_wh, f.discharge_taper_w, f.discharge_taper_w_per_wh, f.eta_charge,
+        f.discharge_max_w, f.charge_taper_w, f.charge_taper_w_per_wh, f.discharge_taper_w, f.discharge_taper_w_per_wh,
+        f.eta_charge,
         f.eta_discharge, f.temperature_max_c,
     )  # fmt: skip
     return codes, bits

@@ -4,8 +4,8 @@ Value function before stage k: 1/2 x'P x + x'S y + 1/2 y'Y y + q'x + g'y with st
 Slacks are eliminated stage by stage in closed form. Not here: forward passes (forward), the border's terms (border).
 Sources: Rao, Wright, Rawlings, J. Optim. Theory Appl. 99 (1998) 723 (Riccati recursion in interior points); docs/site_solver.md.
 """
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201 - compiled by numba, which infers types
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Step by step: powers within bounds, tapers and energy limits; where the meter's 
 is curtailed in proportion (charge at import, PV and then discharge at export), then what devices have left is asked of them in
 proportion (headroom), energy, taper, voltage and temperature limits kept. Not here: judging the plan (replay).
 """
-# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ INSIDE = 1e-9
 """Share of energy and meter limits that is left, so that rounding never decides."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _rooms(
     i, k, h, e, t, charge_max, discharge_max, taper_c, slope_c, taper_d, slope_d, eta_c, eta_d, energy_min, energy_max, leak
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Charge and discharge (W) that bounds, taper and energy limits leave device i in step k at energy e."""
     charge = min(charge_max[i, k], max(0.0, taper_c[i, k] - slope_c[i, k] * e))
     discharge = min(discharge_max[i, k], max(0.0, taper_d[i, k] + slope_d[i, k] * e))
@@ -32,12 +33,12 @@ def _rooms(
     return charge, discharge
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _repair(
     power, curtail, h, load, pv, import_limit, export_limit, curtailable, energy_wh, temperature_c, charge_max, discharge_max,
     taper_c, slope_c, taper_d, slope_d, eta_c, eta_d, energy_min, energy_max, leak, decay, heat_c, heat_d, drift, temperature_max,
     volts, volts_per_wh, volts_per_w, voltage_min, voltage_max,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     count, n = power.shape
     energy, temperature = energy_wh.copy(), temperature_c.copy()
     room = np.zeros(count)
@@ -111,8 +112,10 @@ def repair(
     touched = _repair(
         power, curtail, dt_s / 3600.0, grid.load_w, grid.pv_w, grid.import_limit_w, grid.export_limit_w, grid.curtailable,
         f.energy_wh, f.temperature_c, f.charge_max_w, f.discharge_max_w, f.charge_taper_w, f.charge_taper_w_per_wh,
-        f.discharge_taper_w, f.discharge_taper_w_per_wh, f.eta_charge, f.eta_discharge, f.energy_min_wh, f.energy_max_wh, f.leak_wh,
-        f.temperature_a, f.temperature_charge_k_per_w, f.temperature_discharge_k_per_w, f.temperature_drift_c, f.temperature_max_c,
+        f.discharge_taper_w, f.discharge_taper_w_per_wh, f.eta_charge, f.eta_discharge, f.energy_min_wh, f.energy_max_wh,
+        f.leak_wh,
+        f.temperature_a, f.temperature_charge_k_per_w, f.temperature_discharge_k_per_w, f.temperature_drift_c,
+        f.temperature_max_c,
         f.voltage_v, f.voltage_v_per_wh, f.voltage_v_per_w, f.voltage_min_v, f.voltage_max_v,
     )  # fmt: skip
     return power, curtail, int(touched)

@@ -4,7 +4,8 @@ Shares no code with the kernel, its scaling or its packing. What optimizer.repla
 that no plan may break are counted and the worst is named, limits that the state or the load has already broken are reported by
 the most they are exceeded. Not here: mending a plan (repair).
 """
-# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -48,15 +49,16 @@ class FleetReplay:
     soft_violations: tuple[str, ...]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _devices(
     first, last, h, power, costs, energy, temperature, voltage, money, excess,
     energy_wh, capacity_wh, energy_min_wh, energy_max_wh, cycle_depth_wh, energy_low_wh, energy_high_wh, leak_wh, temperature_c,
     temperature_a, temperature_min_c, voltage_min_v, voltage_max_v, wear_eur_per_kwh, wear_quadratic, soc_stress_eur_per_h,
     soc_stress_centre, terminal_value_eur_per_kwh, terminal_energy_wh, move_weight, charge_max_w, discharge_max_w, charge_taper_w,
     charge_taper_w_per_wh, discharge_taper_w, discharge_taper_w_per_wh, eta_charge, eta_discharge, temperature_charge_k_per_w,
-    temperature_discharge_k_per_w, temperature_drift_c, temperature_max_c, voltage_v, voltage_v_per_wh, voltage_v_per_w, reference_w,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    temperature_discharge_k_per_w, temperature_drift_c, temperature_max_c, voltage_v, voltage_v_per_wh, voltage_v_per_w,
+    reference_w,
+):  # fmt: skip
     """Run devices first .. last; excess (B, 8) is the most that each kind of limit is exceeded by."""
     for i in range(first, last):
         e, t = energy_wh[i], temperature_c[i]
@@ -166,7 +168,7 @@ def replay(
 def _name(fleet: FleetData, excess: FloatArray) -> tuple[list[str], list[str]]:
     """Limits broken: hard ones, soft ones, each with the number of devices and the worst."""
     share = TOLERANCE_SHARE * fleet.capacity_wh
-    tolerance = {
+    tolerance: dict[str, FloatArray | float] = {
         "power": TOLERANCE_W, "taper": TOLERANCE_W, "energy": 0.0, "energy beyond": 0.0, "temperature": TOLERANCE_K,
         "voltage": TOLERANCE_V, "cycle depth": share, "terminal energy": 1e-3 * fleet.capacity_wh,
     }  # fmt: skip

@@ -8,8 +8,8 @@ targets = (the step's, weight of that term): the weight is 0 for a device that h
 the better one and Mehrotra's has no fixed point.
 Here: the workspace's rows, walks over the inequalities of a stage. Not here: the recursions (factor, forward).
 """
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201, E741
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201, ANN202, E741 - compiled by numba, which infers types
 
 from __future__ import annotations
 

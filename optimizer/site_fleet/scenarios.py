@@ -7,6 +7,7 @@ steps than a horizon, so that it can roll. Not here: real sites.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,8 @@ class Scenario:
     def window(self, start: int = 0, price_revision: FloatArray | None = None) -> tuple[GridData, FleetData]:
         """GridData and FleetData of steps start .. start + steps; `price_revision` (steps,) is added to both prices."""
         span = slice(start, start + self.steps)
-        fleet = replace(self.fleet, **{name: np.ascontiguousarray(getattr(self.fleet, name)[:, span]) for name in PROFILES})
+        profiles: dict[str, Any] = {name: np.ascontiguousarray(getattr(self.fleet, name)[:, span]) for name in PROFILES}
+        fleet = replace(self.fleet, **profiles)
         revision = np.zeros(self.steps) if price_revision is None else price_revision
         names = ("load_w", "pv_w", "import_limit_w", "export_limit_w")
         cut = {name: getattr(self.grid, name)[span] for name in names}
@@ -78,7 +80,8 @@ def scenario(
     stressed: bool = False,
     negative: bool = False,
 ) -> Scenario:
-    """A site of `count` packs. Kinds: what binds at the meter (KINDS); `stressed` puts states outside limits and blocks directions.
+    """A site of `count` packs. Kinds: what binds at the meter (KINDS); `stressed` puts states outside limits and blocks
+    directions.
 
     Raises ValueError for an unknown kind.
     """
@@ -86,7 +89,7 @@ def scenario(
         raise ValueError(f"kind {kind!r} is none of {KINDS}")
     g = np.random.default_rng(seed)
     total = steps + extra_steps
-    grid_of_time = np.arange(total) * dt_s / 3600.0
+    grid_of_time = np.arange(total, dtype=np.float64) * (dt_s / 3600.0)
     buy, sell = _prices(g, grid_of_time, negative=negative)
     fleet = _fleet(g, count, total, dt_s, float(buy.mean()))
     if stressed:
@@ -123,7 +126,8 @@ def _fleet(g: np.random.Generator, count: int, n: int, dt_s: float, mean_price: 
     energy = low + (high - low) * column(0.03, 0.97)
     slope = 0.75 * rated / (0.03 * full)
     keep = np.exp(-h / column(1.0, 3.0))
-    ambient = column(12.0, 30.0)[:, None] + 4.0 * _day(np.arange(n) * h, g.uniform(14, 16, (count, 1)))
+    hours = np.arange(n, dtype=np.float64) * h
+    ambient = np.asarray(column(12.0, 30.0)[:, None] + 4.0 * _day(hours, g.uniform(14, 16, (count, 1))), dtype=np.float64)
     heat = (1 - keep) * column(8.0, 24.0) / rated / soh
     volts = (table[:, 4] - table[:, 3]) / full
     efficiency = table[:, 5] - 0.03 * (1 - soh)
@@ -183,7 +187,7 @@ def _stress(g: np.random.Generator, fleet: FleetData) -> FleetData:
     charge, discharge = fleet.charge_max_w.copy(), fleet.discharge_max_w.copy()
     charge[some(0.05)] = 0.0
     discharge[some(0.05)] = 0.0
-    values: dict[str, FloatArray] = {
+    values: dict[str, Any] = {
         "energy_wh": energy,
         "energy_low_wh": np.minimum(fleet.energy_low_wh, energy),
         "energy_high_wh": np.maximum(fleet.energy_high_wh, energy),
@@ -205,7 +209,9 @@ def _stress(g: np.random.Generator, fleet: FleetData) -> FleetData:
         value: FloatArray = getattr(fleet, name)
         return value * (factor if value.ndim == 1 else factor[:, None])
 
-    changes = {name: scaled(name, scale) for name in grows} | {name: scaled(name, 1.0 / scale) for name in shrinks}
+    changes: dict[str, Any] = {name: scaled(name, scale) for name in grows} | {
+        name: scaled(name, 1.0 / scale) for name in shrinks
+    }
     return replace(fleet, **changes)
 
 

@@ -1,6 +1,7 @@
 """How the fleet's net power answers the meter's price: the exact N x N matrix, from the Riccati gains alone.
 
-A QP's solution moves by -H^-1 times a change of its gradient, and H^-1 is the covariance of a Gaussian with precision H, which for
+A QP's solution moves by -H^-1 times a change of its gradient, and H^-1 is the covariance of a Gaussian with precision H,
+which for
 a stage-structured H is that of a linear system driven by inputs of covariance J = H_uu^-1 (docs/site_solver.md):
 
     S_kk = k Sigma k' + e'J e + G_k Y^-1 G_k',   w = A Sigma k' + B J e,   S_mk = k_m w + G_m Y^-1 G_k', w <- A_m w  (m > k)
@@ -8,8 +9,8 @@ a stage-structured H is that of a linear system driven by inputs of covariance J
 
 with net power n = k x + G y + ..., e = (1, -1). Not here: the gains (recursion).
 """
-# mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201 - compiled by numba, which infers types
 
 from __future__ import annotations
 

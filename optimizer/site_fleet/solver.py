@@ -1,6 +1,7 @@
 """Plans for a site of many devices: warm or cold solve, directions, repair, replay; and what happens when a step of that fails.
 
-Chain: warm start, cold start, the joint QP for a handful of devices, the last plan re-projected onto today's limits, hold. Every plan returned has passed the independent
+Chain: warm start, cold start, the joint QP for a handful of devices, the last plan re-projected onto today's limits,
+hold. Every plan returned has passed the independent
 replay; every fall down the chain is named in its status. Not here: the interior point (coordinate and below).
 """
 
@@ -172,7 +173,8 @@ class SiteFleetSolver:
             outcome = coordinate(iterate, meter, outcome.price_eur_per_kwh, settings, pool, mu=settings.warm_mu, steps=1)
         charge, discharge = iterate.powers_kw()
         candidate = self._accept(
-            source, grid, fleet, dt_s, soft, 1000.0 * (discharge - charge), 1000.0 * outcome.curtail_kw, outcome.price_eur_per_kwh,
+            source, grid, fleet, dt_s, soft, 1000.0 * (discharge - charge), 1000.0 * outcome.curtail_kw,
+            outcome.price_eur_per_kwh,
             value,
         )  # fmt: skip
         candidate.bound_eur, candidate.outcome, candidate.both_ways = bound, outcome, both

@@ -3,7 +3,8 @@
 Here: the compiled driver over blocks, cold starts, stragglers, two threads. Not here: the outer loop (solver), the stage
 algebra (recursion, forward, sensitivity).
 """
-# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -109,21 +110,21 @@ class Answer:
     restarts: int
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _start_all(first, last, data, constants, state, border, flows, mu):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy")
+def _start_all(first, last, data, constants, state, border, flows, mu):
     for b in range(first, last):
         for lane in range(LANES):
             start_lane(data[b], constants[b], state[b], border[b], flows[b], lane, mu)
 
 
 @stage
-def _exceeds(x, y):  # type: ignore[no-untyped-def]
+def _exceeds(x, y):
     """1.0 where x > y, else 0.0."""
     return least(most(1e30 * (x - y), 0.0), 1.0)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
-def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu):
     """One step of a block towards complementarity `mu`, no faster than each device can follow."""
     stages = len(prices)
     none = 0.0 * load(constants, WEIGHT)
@@ -143,8 +144,8 @@ def _newton(data, constants, state, border, flows, work, border_work, report, pr
     store(report, MU, (products + step * linear + step * step * square) * count)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
-def _behind(report, mu):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _behind(report, mu):
     """Number of lanes that have not settled at `mu`."""
     found = 0
     for lane in range(LANES):
@@ -153,8 +154,8 @@ def _behind(report, mu):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]
-def _restart(data, constants, state, border, flows, report, slowest):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _restart(data, constants, state, border, flows, report, slowest):
     """Start lanes anew that failed, or hardly moved in PATIENCE steps one after the other; their number."""
     found = 0
     for lane in range(LANES):
@@ -166,10 +167,10 @@ def _restart(data, constants, state, border, flows, report, slowest):  # type: i
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _sweep(
     first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, slowest, net, predicted, total
-):  # type: ignore[no-untyped-def]
+):
     stages = len(prices)
     work = np.zeros((stages * WORK_ROWS, LANES))
     chain = np.zeros((stages * CHAIN_ROWS, LANES))
@@ -203,10 +204,12 @@ def _sweep(
 
 
 def sweep(
-    iterate: Iterate, price_unit: float, price_eur_per_kwh: FloatArray, dt_h: float, mu: float, next_mu: float, *, newton_steps: int,
+    iterate: Iterate, price_unit: float, price_eur_per_kwh: FloatArray, dt_h: float, mu: float, next_mu: float, *,
+    newton_steps: int,
     slowest: float, pool: ThreadPoolExecutor, threads: int,
 ) -> Answer:  # fmt: skip
-    """Up to `newton_steps` of each block of devices at price (N,), until it has settled, then their answer; devices with a step below `slowest` start anew."""
+    """Up to `newton_steps` of each block of devices at price (N,), until it has settled, then their answer; devices with a
+    step below `slowest` start anew."""
     blocks = iterate.blocks
     n = blocks.steps
     factor = dt_h / price_unit

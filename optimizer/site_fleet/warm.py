@@ -2,7 +2,8 @@
 
 Not here: cold starts (cold).
 """
-# ruff: noqa: ANN001, ANN202
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN202, E741 - compiled by numba, which infers types
 
 from __future__ import annotations
 
@@ -31,18 +32,18 @@ class Memory:
     """Mean of buying and selling price, (N,)."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _lift(t, l, mu):  # type: ignore[no-untyped-def]  # noqa: E741
+@njit(cache=True, nogil=True, error_model="numpy")
+def _lift(t, l, mu):
     """t and l with a product of at least mu, the smaller one raised."""
     if t * l >= mu:
         return t, l
     return (t, mu / t) if t > l else (mu / l, l)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _carry(
     data, constants, state, border, flows, report, old_state, old_border, old_flows, old_lane, shift, mu, new_mu
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     stages = flows.shape[1] // 2
     for j in range(len(old_lane)):
         b, lane, source = j // LANES, j % LANES, old_lane[j]
@@ -56,12 +57,12 @@ def _carry(
             old = k if k == stages - 1 else min(k + shift, stages - 2)
             for r in range(INEQUALITIES):
                 row, old_row = k * STATE_ROWS + 2 * r, old * STATE_ROWS + 2 * r
-                t, l = _lift(old_state[ob, old_row, ol], old_state[ob, old_row + 1, ol], mu)  # noqa: E741
+                t, l = _lift(old_state[ob, old_row, ol], old_state[ob, old_row + 1, ol], mu)
                 state[b, row, lane], state[b, row + 1, lane] = t, l
             flows[b, 2 * k, lane] = old_flows[ob, 2 * old, ol]
             flows[b, 2 * k + 1, lane] = old_flows[ob, 2 * old + 1, ol]
         for r in range(BORDER_INEQUALITIES):
-            t, l = _lift(old_border[ob, 2 * r, ol], old_border[ob, 2 * r + 1, ol], mu)  # noqa: E741
+            t, l = _lift(old_border[ob, 2 * r, ol], old_border[ob, 2 * r + 1, ol], mu)
             border[b, 2 * r, lane], border[b, 2 * r + 1, lane] = t, l
         report[b, MU, lane], report[b, STEP, lane], report[b, SLOW, lane] = mu, 1.0, 0.0
 
