@@ -7,15 +7,22 @@ equations (core.battery.ecm), the limits (core.limits).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.battery.cells import BY_SOC, BY_TEMPERATURE, CELLS, ROW, capacity_ah, energy_curve_wh, resistance_growth
+from core.battery.condition import (
+    CELL_TEMPERATURE_SPREAD,
+    CELL_VOLTAGE_SPREAD_V,
+    CONDITION_COLUMNS,
+    condition_row,
+    open_circuit,
+    true_condition,
+)
 from core.battery.ecm import COLDEST_C, WARMEST_C, interpolate, step
-from core.battery.reach import side
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
 from core.limits import CELL_WINDOW_V, Condition
@@ -23,9 +30,6 @@ from core.limits import CELL_WINDOW_V, Condition
 FloatArray = NDArray[np.float64]
 REPORTED_CELLS = 8
 """Cells of which voltage and temperature are reported: the extremes are among them."""
-CELL_VOLTAGE_SPREAD_V = 0.004
-CELL_TEMPERATURE_SPREAD = 0.15
-"""Hottest minus coldest cell, as a share of the pack's rise over ambient."""
 
 
 def ecm_parameters(config: DeviceConfig, soh_pct: float) -> FloatArray:
@@ -71,8 +75,7 @@ def elements(parameters: FloatArray, soc: float, temperature_c: float) -> Elemen
 
 def open_circuit_v(parameters: FloatArray, soc: float, temperature_c: float) -> float:
     """Pack voltage at rest."""
-    table = BY_SOC[int(parameters[3])]
-    return float(parameters[1] * (interpolate(table[:, 0], soc) + (temperature_c - 25.0) * interpolate(table[:, 1], soc)))
+    return float(open_circuit(parameters, BY_SOC[int(parameters[3])], soc, temperature_c))
 
 
 def circuit_resistance_ohm(parameters: FloatArray, soc: float, temperature_c: float, dt_s: float) -> float:
@@ -163,26 +166,22 @@ class Pack:
 
     def condition(self, dt_s: float) -> Condition:
         """What core.limits needs for the next dt_s, from the true state."""
-        soc, v1_v, lag, temperature_c = (float(value) for value in self._state[0])
-        parameters = self._parameters
-        surface = float(np.clip(soc - lag, 0.0, 1.0))
-        settled = float(np.clip(soc - lag * np.exp(-dt_s / parameters[5]), 0.0, 1.0))
-        surface_v = open_circuit_v(parameters, surface, temperature_c)
-        # What dies away without current: the polarisation, and the lag as the surface comes back towards the mean.
-        fading = (
-            v1_v * (1.0 - float(np.exp(-dt_s / parameters[4]))),
-            open_circuit_v(parameters, settled, temperature_c) - surface_v,
-        )
-        return _condition(
-            self.config,
-            self.state(datetime.fromtimestamp(0, tz=UTC)),
+        row, cell = np.empty(CONDITION_COLUMNS), int(self._parameters[3])
+        true_condition(
+            self._state[0],
+            self.ambient_c,
+            float(self._cell_shape.max()),
+            float(-self._cell_shape.min()),
+            power_ratings(self.config),
+            self._parameters,
+            BY_SOC[cell],
+            BY_TEMPERATURE[cell],
             dt_s,
-            ambient_c=self.ambient_c,
-            behind_v=surface_v - v1_v,
-            rising_v=sum(max(0.0, part) for part in fading),
-            falling_v=sum(max(0.0, -part) for part in fading),
-            anchors=(surface, settled),
+            np.empty(2),
+            np.empty((2, 3)),
+            row,
         )
+        return _condition_of(row)
 
 
 def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *, ambient_c: float) -> Condition:
@@ -201,16 +200,29 @@ def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *,
     usual_v = state.current_a * at.r1_ohm * measured
     ocv = CELLS[config.chemistry].ocv_table()
     surface = float(np.interp(behind_v / config.series_cells, ocv, np.linspace(0.0, 1.0, len(ocv))))
-    return _condition(
-        config,
-        state,
+    cells = state.cell_temperatures_c or (state.temperature_c,)
+    high_v, low_v = imbalance_v(config, state)
+    row, cell = np.empty(CONDITION_COLUMNS), int(parameters[3])
+    condition_row(
+        state.soc_pct / 100.0,
+        state.temperature_c,
+        max(cells),
+        min(cells),
+        ambient_c,
+        behind_v,
+        high_v + max(0.0, held_v, usual_v),
+        low_v + max(0.0, -held_v, -usual_v),
+        np.array((soc, surface)),
+        max(1.0, measured),
+        power_ratings(config),
+        parameters,
+        BY_SOC[cell],
+        BY_TEMPERATURE[cell],
         dt_s,
-        ambient_c=ambient_c,
-        behind_v=behind_v,
-        rising_v=max(0.0, held_v, usual_v),
-        falling_v=max(0.0, -held_v, -usual_v),
-        anchors=(soc, surface),
+        np.empty((2, 3)),
+        row,
     )
+    return _condition_of(row)
 
 
 def _measured_over_model(parameters: FloatArray, state: PackState) -> float:
@@ -219,65 +231,16 @@ def _measured_over_model(parameters: FloatArray, state: PackState) -> float:
     return state.internal_resistance_ohm / model if state.internal_resistance_ohm > 0 else 1.0
 
 
-def _condition(
-    config: DeviceConfig,
-    state: PackState,
-    dt_s: float,
-    *,
-    ambient_c: float,
-    behind_v: float,
-    rising_v: float,
-    falling_v: float,
-    anchors: tuple[float, float],
-) -> Condition:
-    """A Condition from the voltage behind R0, what of it may rise or fall without current, and the surface SoCs in between.
+def power_ratings(config: DeviceConfig) -> FloatArray:
+    """Charge and discharge power (W), lowest and highest voltage of the chemistry's window (V) at pack level; shape (4,)."""
+    low_v, high_v = CELL_WINDOW_V[config.chemistry]
+    series = config.series_cells
+    return np.array([config.max_charge_power_w, config.max_discharge_power_w, low_v * series, high_v * series])
 
-    Resistances and lag are the largest that a charge or a discharge can reach within the step, at the coldest it can become.
-    """
-    parameters = ecm_parameters(config, state.soh_pct)
-    cells = state.cell_temperatures_c or (state.temperature_c,)
-    decay = float(np.exp(-dt_s * parameters[8] / parameters[7]))
-    coldest_c = min(state.temperature_c, ambient_c + (state.temperature_c - ambient_c) * decay)
-    high_v, low_v = imbalance_v(config, state)
-    spare_v = (high_v + rising_v, low_v + falling_v)
-    found = np.empty((2, 3))
-    for k, rated_w in enumerate((-config.max_charge_power_w, config.max_discharge_power_w)):
-        side(
-            rated_w,
-            behind_v,
-            spare_v[k],
-            CELL_WINDOW_V[config.chemistry][1 - k] * config.series_cells,
-            parameters,
-            BY_SOC[int(parameters[3])],
-            BY_TEMPERATURE[int(parameters[3])],
-            state.soc_pct / 100.0,
-            coldest_c,
-            dt_s,
-            max(1.0, _measured_over_model(parameters, state)),
-            np.array(anchors),
-            found[k],
-        )
-    (slope_c, ohm_c, full_c), (slope_d, ohm_d, full_d) = found.tolist()
-    return Condition(
-        soc_pct=state.soc_pct,
-        temperature_c=max(cells),
-        temperature_coldest_c=min(cells),
-        temperature_free_c=ambient_c + (max(cells) - ambient_c) * decay,
-        # Heat comes from all polarisation, also from what an earlier step built up.
-        heat_gain_k_per_w=(1.0 - decay) / parameters[8] * max(full_c / ohm_c, full_d / ohm_d),
-        temperature_spread_k=state.temperature_spread_k,
-        open_circuit_v=behind_v,
-        ocv_slope_v_per_pct=slope_d,
-        resistance_ohm=ohm_d,
-        capacity_ah=float(parameters[0]),
-        coulomb_efficiency=float(parameters[6]),
-        soc_low_pct=state.soc_pct,
-        soc_high_pct=state.soc_pct,
-        charge_headroom_v=spare_v[0],
-        discharge_headroom_v=spare_v[1],
-        charge_ocv_slope_v_per_pct=slope_c,
-        charge_resistance_ohm=ohm_c,
-    )
+
+def _condition_of(row: FloatArray) -> Condition:
+    """A Condition from its row."""
+    return Condition(**dict(zip((f.name for f in fields(Condition)), row.tolist(), strict=True)))
 
 
 def imbalance_v(config: DeviceConfig, state: PackState) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def interpolate(table: FloatArray, share: float) -> float:
 
 
 @compiled
-def _advance(
+def advance(
     state: FloatArray,
     power_w: float,
     ambient_c: float,
@@ -74,7 +74,7 @@ def _advance(
     substeps: int,
     output: FloatArray,
 ) -> None:
-    """One pack over `substeps` substeps; state (4,) in place, rates (5,) of `_rates`, output (5,).
+    """One pack over `substeps` substeps; state (4,) in place, rates (5,) of `substep_rates`, output (5,).
 
     Indices are unsigned: numba would otherwise allow for negative ones at every access.
     """
@@ -157,7 +157,7 @@ def _advance(
 
 
 @compiled
-def _rates(parameters: FloatArray, h: float, out: FloatArray) -> None:
+def substep_rates(parameters: FloatArray, h: float, out: FloatArray) -> None:
     """What a substep of h seconds does: decays of v1 and lag, SoC per ampere, kelvin per watt, leak; out (5,)."""
     out[0], out[1] = np.exp(-h / parameters[4]), np.exp(-h / parameters[5])
     out[2], out[3], out[4] = h / (3600.0 * parameters[0]), h / parameters[7], h * parameters[9]
@@ -182,10 +182,8 @@ def step(
     rates = np.empty(5)
     for i in range(state.shape[0]):
         cell = int(parameters[i, 3])
-        _rates(parameters[i], dt_s / substeps, rates)
-        _advance(
-            state[i], power_w[i], ambient_c[i], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps, output[i]
-        )
+        substep_rates(parameters[i], dt_s / substeps, rates)
+        advance(state[i], power_w[i], ambient_c[i], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps, output[i])
 
 
 @compiled
@@ -204,8 +202,8 @@ def simulate(
     rates = np.empty(5)
     for i in range(state.shape[0]):
         cell = int(parameters[i, 3])
-        _rates(parameters[i], dt_s / substeps, rates)
+        substep_rates(parameters[i], dt_s / substeps, rates)
         for k in range(power_w.shape[1]):
-            _advance(state[i], power_w[i, k], ambient_c[i, k], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps,
-                     history[i, k, :5])  # fmt: skip
+            advance(state[i], power_w[i, k], ambient_c[i, k], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps,
+                    history[i, k, :5])  # fmt: skip
             history[i, k, 5:] = state[i]

@@ -63,13 +63,14 @@ def _met(
     factors: FloatArray,
     soc: float,
     dt_s: float,
+    built_1: float,
+    built_lag: float,
     measured: float,
     anchors: FloatArray,
     out: FloatArray,
 ) -> None:
-    """OUTPUTS within the reach of a current (discharge positive)."""
+    """OUTPUTS within the reach of a current (discharge positive); built: what of v1 and lag builds up in the step."""
     q_ah, cells = parameters[0], parameters[1]
-    built_1, built_lag = 1.0 - np.exp(-dt_s / parameters[4]), 1.0 - np.exp(-dt_s / parameters[5])
     moved = -REACH_MARGIN * current_a * dt_s / 3600.0 / q_ah
     r0 = measured * parameters[2] * factors[0] * largest(by_soc, 2, soc, soc + moved)
     r1 = measured * parameters[2] * factors[1] * largest(by_soc, 3, soc, soc + moved)
@@ -107,13 +108,14 @@ def side(
     warmth = min(max(coldest_c, COLDEST_C), WARMEST_C) - COLDEST_C
     j = min(int(warmth), by_temperature.shape[0] - 2)
     factors = by_temperature[j] + (warmth - j) * (by_temperature[j + 1] - by_temperature[j])
+    built_1, built_lag = 1.0 - np.exp(-dt_s / parameters[4]), 1.0 - np.exp(-dt_s / parameters[5])
     sign = 1.0 if rated_w > 0.0 else -1.0
     room_v = sign * (behind_v - window_v) - spare_v
     least_v = max(0.5 * (behind_v - spare_v), 1.0)
     low, high = 0.0, abs(rated_w) / least_v
     for turn in range(_HALVINGS + 1):
         current = high if turn == 0 else 0.5 * (low + high)
-        _met(sign * current, parameters, by_soc, factors, soc, dt_s, measured, anchors, out)
+        _met(sign * current, parameters, by_soc, factors, soc, dt_s, built_1, built_lag, measured, anchors, out)
         last = min(1.0, max(0.0, behind_v / max(behind_v + room_v, 1e-9))) if sign < 0.0 else 1.0
         r_moved = out[0] * 100.0 * dt_s / 3600.0 / parameters[0]
         lowest_v = max(behind_v - spare_v - (current * (out[1] + r_moved) if sign > 0.0 else 0.0), least_v)
@@ -123,4 +125,4 @@ def side(
             low = current
         else:
             high = current
-    _met(sign * high, parameters, by_soc, factors, soc, dt_s, measured, anchors, out)
+    _met(sign * high, parameters, by_soc, factors, soc, dt_s, built_1, built_lag, measured, anchors, out)
