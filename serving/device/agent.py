@@ -1,6 +1,7 @@
-"""The reference device's loop: take, journal, act, answer; advance the pack; telemetry and status.
+"""The reference device's loop: take, begin, act, complete; advance the pack; telemetry and status.
 
-Here: the order of things. Not here: the rules (core.device_logic), the queue (stores.redis.pending), the pack (core.pack).
+Here: the simulated device around the client library that any device uses (serving.device_client). Not here: the rules
+(core.device_logic), the pack (core.pack).
 """
 
 from __future__ import annotations
@@ -15,21 +16,17 @@ from typing import Any
 import structlog
 
 from core.clock import Clock
-from core.commands import Command, Outcome, Response
-from core.device_logic import DeviceController, Verdict
+from core.device_logic import DeviceController
 from core.devices import PackState
-from core.errors import InputError
 from core.pack import Pack
 from core.series import Series
-from serving.device.journal import Journal
+from serving.device_client import GUARD_MEMORY, DeviceClient, Journal, Work
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
-from stores.redis import pending
-from stores.redis.status import write_status
 
 log = structlog.get_logger()
 
-REMEMBERED = ("latched", "highest_seq", "highest_epoch", "own_charge_w", "own_discharge_w", "revert_s")
+REMEMBERED = (*GUARD_MEMORY, "own_charge_w", "own_discharge_w", "revert_s")
 SUBSTEP_S = 60.0
 STATUS_EVERY_S = 2.0
 SEND_EVERY_S = 0.1
@@ -60,33 +57,12 @@ class DeviceAgent:
     _unsent: list[PackState] = field(default_factory=list)
     _status_due_s: float = 0.0
     _send_due_s: float = 0.0
-    _remembered: bool = False
+    _client: DeviceClient | None = None
 
     def recover(self) -> None:
-        """After a start or a lost connection: an answer for everything that was taken and not finished.
-
-        The journal's memory is read once: afterwards the controller knows more than the journal does.
-        """
-        if not self._remembered:
-            for name, value in self.journal.memory().items():
-                if name in REMEMBERED:
-                    setattr(self.controller, name, value)
-            self._remembered = True
-        device_id = self.controller.device_id
-        for raw in pending.processing(self.stores.redis, device_id):
-            try:
-                command = Command.from_wire(raw)
-            except InputError as error:
-                log.error("message_unreadable", device_id=device_id, why=str(error))
-                pending.discard(self.stores.redis, device_id, raw)
-                continue
-            asked_s = time.monotonic()
-            now = pending.redis_now(self.stores.redis)
-            # A start that was taken before an emergency_shutdown must not be executed after it.
-            self.controller.latched = self.controller.latched or (
-                command.command_type.is_start and pending.is_latched(self.stores.redis, device_id)
-            )
-            self._handle(command, raw, now, asked_s)
+        """After a start or a lost connection: an answer for everything that was taken and not finished."""
+        for work in self._connected().recover():
+            self._carry_out(work)
 
     def run(self, stop: threading.Event, ends_at: datetime | None = None) -> None:
         """Until `stop` is set or the plant's clock passes `ends_at`; the pack is idle at the end, however it ends."""
@@ -123,43 +99,34 @@ class DeviceAgent:
             log.warning("reconnect_failed", device_id=self.controller.device_id, why=type(error).__name__)
 
     def poll(self) -> bool:
-        """Take and handle one message; True when there was one."""
-        # Before the request: a reply that was long on its way makes a command older, never younger.
-        taken_s = time.monotonic()
-        found = pending.take_all(self.stores.redis, self.controller.device_id)
-        if found.expired:
-            pending.answer_expired(self.stores.redis, found.expired, pending.redis_now(self.stores.redis))
-        for raw in found.broken:
-            log.error("message_dropped", device_id=self.controller.device_id, message=raw[:200])
-        if found.taken is None:
+        """Take and carry out one command; True when there was one."""
+        work = self._connected().take()
+        if work is None:
             return False
-        self._handle(found.taken.command, found.taken.raw, found.taken.redis_now, taken_s)
+        self._carry_out(work)
         return True
 
-    def _handle(self, command: Command, raw: str, redis_now: datetime, taken_s: float) -> None:
-        known = self.journal.seen(command.command_id)
-        if known is not None:
-            verdict = Verdict(Outcome.INDETERMINATE, "begun before a restart; not executed again")
-            if known.response is not None:
-                outcome, _, message = known.response.partition("|")
-                verdict = Verdict(Outcome(outcome), message, {"repeated": True})
-            self._answer(command, raw, verdict, redis_now)
-            return
-        refused = self.controller.check(command, redis_now=redis_now, taken_age_s=time.monotonic() - taken_s)
-        if refused is not None:
-            self._answer(command, raw, refused, redis_now)
-            return
-        self.journal.begin(command.command_id, self._memory())
-        # Between "begun" and here the disk may have been slow: the deadline is judged once more, just before acting.
-        late_s = (redis_now - command.expires_at).total_seconds() + time.monotonic() - taken_s
-        if late_s >= 0:
-            verdict = Verdict(Outcome.EXPIRED, f"its deadline passed {late_s:.1f} s ago, while it was being begun")
-        else:
-            verdict = self.controller.execute(
-                command, monotonic_s=time.monotonic(), condition=self.pack.condition(SUBSTEP_S), state=self._state
+    def _connected(self) -> DeviceClient:
+        """The client, on the connection of now."""
+        if self._client is None:
+            self._client = DeviceClient(
+                self.stores.redis, self.controller, self.journal, remembered=REMEMBERED, on_dropped=self._dropped
             )
-        self.journal.done(command.command_id, f"{verdict.outcome.value}|{verdict.message}", self._memory())
-        self._answer(command, raw, verdict, redis_now)
+        self._client.redis = self.stores.redis
+        return self._client
+
+    def _dropped(self, message: str) -> None:
+        log.error("message_dropped", device_id=self.controller.device_id, message=message[:200])
+
+    def _carry_out(self, work: Work) -> None:
+        client = self._connected()
+        if not client.begin(work):
+            return
+        command = work.command
+        verdict = self.controller.execute(
+            command, monotonic_s=time.monotonic(), condition=self.pack.condition(SUBSTEP_S), state=self._state
+        )
+        client.complete(work, verdict.outcome, verdict.message, verdict.data)
         log.info(
             "command",
             device_id=command.device_id,
@@ -167,21 +134,6 @@ class DeviceAgent:
             outcome=verdict.outcome.value,
             message=verdict.message,
         )
-
-    def _answer(self, command: Command, raw: str, verdict: Verdict, redis_now: datetime) -> None:
-        response = Response(
-            command_id=command.command_id,
-            device_id=command.device_id,
-            outcome=verdict.outcome,
-            message=verdict.message,
-            data=verdict.data,
-            acknowledged_at=redis_now,
-            completed_at=max(redis_now, pending.redis_now(self.stores.redis)),
-        )
-        pending.finish(self.stores.redis, command, raw, response)
-
-    def _memory(self) -> dict[str, Any]:
-        return {name: getattr(self.controller, name) for name in REMEMBERED}
 
     def _state(self) -> dict[str, Any]:
         state = self.pack.state(self.clock.now())
@@ -251,16 +203,10 @@ class DeviceAgent:
         if time.monotonic() < self._status_due_s or self._advanced_to is None:
             return
         state = self.pack.state(self._advanced_to)
-        write_status(
-            self.stores.redis,
-            self.controller.device_id,
-            {
-                "online": True,
-                "last_telemetry": self._advanced_to.isoformat(),
-                "current_soc": round(state.soc_pct, 3),
-                "current_power": round(state.power_w, 1),
-                "alarm_count": len(state.alarm_flags),
-                "communication_quality": 1.0,
-            },
+        self._connected().heartbeat(
+            last_telemetry=self._advanced_to,
+            soc_pct=state.soc_pct,
+            power_w=state.power_w,
+            alarm_count=len(state.alarm_flags),
         )
         self._status_due_s = time.monotonic() + STATUS_EVERY_S

@@ -26,6 +26,7 @@ from serving.dispatch.policy_factory import Factory, policy_of
 from serving.dispatch.ranking import PolicyBench, deadline_of
 from serving.dispatch.runner import ProcessRunner
 from serving.dispatch.tick import SiteDispatcher, TickOptions, TickResult, next_boundary
+from serving.dispatch.warm import warm_kernels
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
 from stores.postgres.decisions import last_decision
@@ -142,6 +143,8 @@ class SiteLoop:
             interval_s, horizon_s = interval_of(self.stores, self.options.site_id)
             if not self.options.dry_run:
                 self.keeper.start()
+            self.runner.warm()
+            warm_kernels()
             self._rounds(interval_s, horizon_s)
         finally:
             self._end()

@@ -17,6 +17,7 @@ from core.errors import PulseBmsError
 from core.policy_record import PolicyRecord
 from policies.base import Policy, PolicyUnableError
 from serving.dispatch.policy_factory import Built
+from serving.dispatch.warm import warm_kernels
 from serving.logs import configure_logging
 
 log = structlog.get_logger()
@@ -28,6 +29,7 @@ def serve(pipe: Connection, factory: Callable[[PolicyRecord], Policy]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the dispatcher's to handle
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     configure_logging()
+    warm_kernels()
     built = Built(factory)
     while True:
         try:

@@ -267,6 +267,12 @@ def response_json(response: Response) -> str:
     )
 
 
+def acknowledge(client: redis.Redis, command: Command, at: datetime) -> None:
+    """Say again that the device holds the command; the take has said it already."""
+    word = {"kind": "acknowledged", "command_id": command.command_id, "acknowledged_at_ms": str(round(at.timestamp() * 1000))}
+    client.lpush(responses_key(command.site_id), json.dumps(word))
+
+
 def finish(client: redis.Redis, command: Command, raw: str, response: Response) -> None:
     """Hand in the answer and let the message go, in one step. A completed reset of the latch clears its key."""
     reset = (

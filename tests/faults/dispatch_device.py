@@ -17,7 +17,7 @@ from core.devices import Chemistry, DeviceConfig
 from core.limits import ConstraintRow, tightest
 from core.pack import Pack
 from serving.device.agent import DeviceAgent
-from serving.device.journal import Journal
+from serving.device_client import Journal
 from stores.connections import open_stores
 
 DEVICE = "pack-1"

@@ -1,6 +1,7 @@
 """The device's journal: what it began, what it did, what it must not forget over a crash.
 
-SQLite, synchronous=FULL: "begun" is on disk before anything is done. Not here: the decisions (core.device_logic).
+SQLite, synchronous=FULL: "begun" is on disk before anything is done. Not here: what is refused (core.device_protocol), the
+order of things (serving.device_client.client).
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +57,28 @@ class Journal:
         return None if row is None else Entry(row[0], row[1])
 
     def begin(self, command_id: str, memory: Mapping[str, Any]) -> None:
-        """On disk before the command takes effect, with the highest sequence and epoch seen."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("INSERT INTO commands (command_id, begun_at) VALUES (?, ?)", (command_id, time.time()))
-        self._remember(memory)
-        self._db.execute("COMMIT")
+        """On disk before the command takes effect, with the highest sequence and epoch seen. StoreError: do not act."""
+        with self._written():
+            self._db.execute("INSERT INTO commands (command_id, begun_at) VALUES (?, ?)", (command_id, time.time()))
+            self._remember(memory)
 
     def done(self, command_id: str, response: str, memory: Mapping[str, Any]) -> None:
-        """The command took effect, with this answer."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("UPDATE commands SET response = ? WHERE command_id = ?", (response, command_id))
-        self._remember(memory)
-        self._db.execute("COMMIT")
+        """The command took effect, with this answer. StoreError: it stays begun, and so indeterminate."""
+        with self._written():
+            self._db.execute("UPDATE commands SET response = ? WHERE command_id = ?", (response, command_id))
+            self._remember(memory)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """One transaction, on disk at its end; a full disk is a StoreError, and nothing is half-written."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise StoreError(f"journal cannot be written: {error}") from None
 
     def _remember(self, memory: Mapping[str, Any]) -> None:
         for name, value in memory.items():

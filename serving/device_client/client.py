@@ -1,0 +1,233 @@
+"""One device's side of the command protocol: what is taken is begun at most once, and always answered.
+
+Here: the order of journal, queue and answers, and the refusals that hold for every device. Not here: what a command does to a
+pack. A message reaches the caller only when it may be begun; everything else is answered here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.commands import Command, CommandType, Outcome, Response
+from core.device_protocol import CommandGuard, Verdict
+from core.errors import InputError
+from serving.device_client.journal import Journal
+from stores.redis import pending
+from stores.redis.connect import Client, client_of
+from stores.redis.status import write_status
+
+GUARD_MEMORY = ("latched", "highest_seq", "highest_epoch")
+"""What a device must remember over a restart."""
+DEFAULT_VALIDITY_S = 60.0
+BROKEN_BYTES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A command that this device holds and may begin."""
+
+    command: Command
+    raw: str
+    redis_now: datetime
+    """Redis TIME when it was taken."""
+    taken_s: float
+    """Monotonic time before it was asked for."""
+
+    @property
+    def kind(self) -> CommandType:
+        """Its type."""
+        return self.command.command_type
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Its parameters, checked: numbers are finite and within their bounds."""
+        return self.command.parameters
+
+    @property
+    def set_point_w(self) -> float | None:
+        """Power at the pack's terminals, discharge positive; None when the command sets none."""
+        if self.kind is CommandType.START_DISCHARGE:
+            return float(self.parameters["target_power"])
+        if self.kind is CommandType.START_CHARGE:
+            return -float(self.parameters["target_power"])
+        return 0.0 if self.kind is CommandType.EMERGENCY_SHUTDOWN else None
+
+    @property
+    def valid_for_s(self) -> float:
+        """How long a set point may be held without a fresh one."""
+        return float(self.parameters.get("valid_for_seconds", DEFAULT_VALIDITY_S))
+
+
+@dataclass(slots=True)
+class DeviceClient:
+    """One device. Not for several threads at once; one process a device (the journal sees to it).
+
+    Every method may raise one of FAILURES (Redis or the journal's disk): then wait, call `recover`, and go on.
+    """
+
+    redis: Client
+    guard: CommandGuard
+    journal: Journal
+    remembered: tuple[str, ...] = GUARD_MEMORY
+    """Attributes of the guard that the journal keeps."""
+    on_dropped: Callable[[str], None] = lambda message: None
+    """Told of each message that could not be read; it is never executed."""
+    _restored: bool = field(default=False)
+
+    @classmethod
+    def connect(cls, redis_url: str, device_id: str, journal_path: Path | str) -> DeviceClient:
+        """A client for one device; the journal's directory is made. Connects with the first request."""
+        return cls(client_of(redis_url), CommandGuard(device_id=device_id), Journal(Path(journal_path)))
+
+    @property
+    def device_id(self) -> str:
+        """Of the guard."""
+        return self.guard.device_id
+
+    def recover(self) -> list[Work]:
+        """After a start or a lost connection, before the first take: what was taken and not finished.
+
+        What had been begun is answered (with its answer of then, or as indeterminate) and is never begun again; what may still
+        be begun is returned, oldest first.
+        """
+        self._restore()
+        found = []
+        for raw in pending.processing(self.redis, self.device_id):
+            try:
+                command = Command.from_wire(raw)
+            except InputError:
+                self.on_dropped(raw[:BROKEN_BYTES])
+                pending.discard(self.redis, self.device_id, raw)
+                continue
+            asked_s = time.monotonic()
+            now = pending.redis_now(self.redis)
+            # A start that was taken before an emergency_shutdown must not be executed after it.
+            if command.command_type.is_start and pending.is_latched(self.redis, self.device_id):
+                self.guard.latched = True
+            work = self._admit(Work(command, raw, now, asked_s))
+            if work is not None:
+                found.append(work)
+        return found
+
+    def take(self) -> Work | None:
+        """The next command that may be begun, or None. The take acknowledges it; what must be refused is answered here."""
+        self._restore()
+        while True:
+            # Before the request: a reply that was long on its way makes a command older, never younger.
+            taken_s = time.monotonic()
+            found = pending.take_all(self.redis, self.device_id)
+            if found.expired:
+                pending.answer_expired(self.redis, found.expired, pending.redis_now(self.redis))
+            for raw in found.broken:
+                self.on_dropped(raw[:BROKEN_BYTES])
+            if found.taken is None:
+                return None
+            work = self._admit(Work(found.taken.command, found.taken.raw, found.taken.redis_now, taken_s))
+            if work is not None:
+                return work
+
+    def acknowledge(self, work: Work) -> None:
+        """Say again that the command is in hand: for one that takes long, after Redis came back empty. Harmless otherwise."""
+        pending.acknowledge(self.redis, work.command, work.redis_now)
+
+    def begin(self, work: Work) -> bool:
+        """Write "begun" to the journal, on disk; act only when this returns True.
+
+        False when the deadline passed meanwhile: it is answered as expired.
+        """
+        if work.kind is CommandType.EMERGENCY_SHUTDOWN:
+            self.guard.latched = True
+        self.journal.begin(work.command.command_id, self._memory())
+        # Between the take and here the disk may have been slow: the deadline is judged once more, just before acting.
+        late_s = (work.redis_now - work.command.expires_at).total_seconds() + time.monotonic() - work.taken_s
+        if late_s < 0:
+            return True
+        self.complete(work, Outcome.EXPIRED, f"its deadline passed {late_s:.1f} s ago, while it was being begun")
+        return False
+
+    def complete(
+        self,
+        work: Work,
+        outcome: Outcome = Outcome.COMPLETED,
+        message: str = "done",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Answer a command that was begun: completed, failed, or rejected for a limit of the device's own."""
+        if outcome is Outcome.COMPLETED and float(work.parameters.get("reset_latch", 0)) >= 1:
+            self.guard.latched = False
+        self.journal.done(work.command.command_id, f"{outcome.value}|{message}", self._memory())
+        self._answer(work, Verdict(outcome, message, data or {}))
+
+    def heartbeat(
+        self,
+        *,
+        last_telemetry: datetime,
+        soc_pct: float,
+        power_w: float,
+        alarm_count: int = 0,
+        communication_quality: float = 1.0,
+    ) -> None:
+        """device:status, gone after 300 s; several times as often. InputError when a number is not finite."""
+        status = {
+            "online": True,
+            "last_telemetry": last_telemetry.astimezone(UTC).isoformat(),
+            "current_soc": round(soc_pct, 3),
+            "current_power": round(power_w, 1),
+            "alarm_count": alarm_count,
+            "communication_quality": communication_quality,
+        }
+        try:
+            write_status(self.redis, self.device_id, status)
+        except ValueError:
+            raise InputError(
+                source=f"heartbeat of {self.device_id}", field="status", value=status, expected="finite numbers"
+            ) from None
+
+    def close(self) -> None:
+        """Close the journal; the connection is the caller's, or ends with the process."""
+        self.journal.close()
+
+    def _admit(self, work: Work) -> Work | None:
+        """The work when it may be begun; otherwise it is answered."""
+        known = self.journal.seen(work.command.command_id)
+        if known is not None:
+            verdict = Verdict(Outcome.INDETERMINATE, "begun before a restart; not executed again")
+            if known.response is not None:
+                outcome, _, message = known.response.partition("|")
+                verdict = Verdict(Outcome(outcome), message, {"repeated": True})
+            self._answer(work, verdict)
+            return None
+        refused = self.guard.check(work.command, redis_now=work.redis_now, taken_age_s=time.monotonic() - work.taken_s)
+        if refused is not None:
+            self._answer(work, refused)
+            return None
+        return work
+
+    def _answer(self, work: Work, verdict: Verdict) -> None:
+        response = Response(
+            command_id=work.command.command_id,
+            device_id=work.command.device_id,
+            outcome=verdict.outcome,
+            message=verdict.message,
+            data=verdict.data,
+            acknowledged_at=work.redis_now,
+            completed_at=max(work.redis_now, pending.redis_now(self.redis)),
+        )
+        pending.finish(self.redis, work.command, work.raw, response)
+
+    def _restore(self) -> None:
+        """The journal's memory is read once: afterwards the guard knows more than the journal does."""
+        if self._restored:
+            return
+        for name, value in self.journal.memory().items():
+            if name in self.remembered:
+                setattr(self.guard, name, value)
+        self._restored = True
+
+    def _memory(self) -> dict[str, Any]:
+        return {name: getattr(self.guard, name) for name in self.remembered}
