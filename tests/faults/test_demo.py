@@ -94,6 +94,12 @@ def test_a_whole_run_prints_what_the_stores_hold_and_its_data_can_be_planned_on(
     nothing_left(directory)
     text = done.stdout
     assert "limits violated: 0" in text
+    assert 4 <= int(re.search(r"\(RMS of (\d+) predictions\)", text)[1]) <= 4 * (TICKS + 1), "of the twin's rounds"
+    energies = re.findall(r"(pack-\w+)\W+([\d.]+ / [\d.]+)\W+([\d.]+ / [\d.]+)", text)
+    assert len(energies) == 4
+    assert all(by_telemetry == by_metrics for _, by_telemetry, by_metrics in energies), text
+    assert "4 of 4 devices online" in text
+    assert text.count("too little excitation: telemetry") == 4, "two hours are too few to calibrate from"
     begin, end = re.search(r"plant time (\S+ \S+) to (\S+ \S+) UTC", text).groups()
     start = datetime.fromisoformat(f"{begin}+00:00")
     stop = datetime.fromisoformat(f"{end}+00:00")
