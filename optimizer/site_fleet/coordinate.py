@@ -37,6 +37,9 @@ class Settings:
     restart_below_mu: float = 1e-3
     straggler_step: float = 0.1
     """Devices with a shorter step start anew at the present price."""
+    stuck_after: int = 5
+    stuck_step: float = 0.95
+    """The same after so many sweeps at the last barrier parameter."""
     net_tolerance: float = 5e-5
     """Largest |fleet's net power - the meter's|."""
     prediction_tolerance: float = 5e-4
@@ -48,7 +51,8 @@ class Settings:
     """Residual that says, at the last barrier parameter, that the path is lost: it is taken up again at `again_mu`."""
     again_mu: float = 1e-3
     patience: int = 10
-    """Sweeps at the last barrier parameter after which near is near enough: the gap to the bound judges what is left."""
+    """Sweeps at the last barrier parameter after which a residual below `close` is enough: the gap judges what is left."""
+    close: float = 4e-4
     max_sweeps: int = 50
     threads: int = 2
     deadline_s: float = np.inf
@@ -119,7 +123,7 @@ def coordinate(
         answer = run(
             met.price_eur_per_kwh,
             newton_steps=settings.last_steps if last and outcome.residual < settings.near else 1,
-            slowest=settings.straggler_step if mu < settings.restart_below_mu else 0.0,
+            slowest=_slowest(settings, mu, at_last),
         )
         outcome.price_eur_per_kwh, outcome.fleet_kw, outcome.curtail_kw = met.price_eur_per_kwh, answer.net_kw, met.curtail_kw
         outcome.mu, outcome.slack = mu, met.slack
@@ -135,10 +139,17 @@ def coordinate(
             outcome.converged = True
             break
         at_last = at_last + 1 if last else 0
-        if at_last >= settings.patience and outcome.residual < settings.near:
+        if at_last >= settings.patience and outcome.residual < settings.close:
             break
         if last and outcome.residual > settings.lost:
             mu = settings.again_mu
         elif answer.mean_step > settings.follow:
             mu = next_mu
     return outcome
+
+
+def _slowest(settings: Settings, mu: float, at_last: int) -> float:
+    """Step below which a device counts as a straggler: one that circles at the end keeps all others waiting."""
+    if at_last >= settings.stuck_after:
+        return settings.stuck_step
+    return settings.straggler_step if mu < settings.restart_below_mu else 0.0
