@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from core.commands import DEFAULT_TIMEOUT_S
 from core.errors import InputError
 from serving.clock_config import clock_from_env
 from serving.demo.main import DemoOptions, run_demo
 from serving.device.provision import run_reference_device
 from serving.dispatch.health import LOOPBACK, HealthServer
-from serving.dispatch.loop import LoopOptions
+from serving.dispatch.loop import LEASE_TTL_S, LoopOptions
 from serving.dispatch.supervisor import Supervisor
 from serving.dispatch.tick import TickResult
 from serving.site_loader import site_config
@@ -67,6 +68,12 @@ def dispatch(
     telemetry_max_age_s: float = typer.Option(
         300.0, "--telemetry-max-age", min=1.0, help="Plant seconds after which a pack without news is stopped and left out."
     ),
+    command_timeout_s: int = typer.Option(
+        DEFAULT_TIMEOUT_S, "--command-timeout", min=1, max=3600, help="Wall seconds within which a device must begin a command."
+    ),
+    lease_ttl_s: float = typer.Option(
+        LEASE_TTL_S, "--lease-ttl", min=1.0, help="Seconds after which a standby takes over from a dispatcher that is gone."
+    ),
     policy_deadline_s: float | None = typer.Option(
         None, "--policy-deadline", min=0.05, help="Wall seconds that one policy may take (default: a fifth of the interval)."
     ),
@@ -90,6 +97,8 @@ def dispatch(
         once=once,
         telemetry_max_age_s=telemetry_max_age_s,
         deadline_s=policy_deadline_s,
+        lease_ttl_s=lease_ttl_s,
+        command_timeout_s=command_timeout_s,
     )
     settings = StoreSettings.from_env()
     with open_stores(settings, migrate=True) as stores:

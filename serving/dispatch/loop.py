@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from core.clock import Clock
+from core.commands import DEFAULT_TIMEOUT_S
 from serving.dispatch.eligibility import Artefacts, NoArtefacts
 from serving.dispatch.health import SiteHealth
 from serving.dispatch.inputs import Freshness
@@ -70,6 +71,8 @@ class LoopOptions:
     deadline_s: float | None = None
     """Wall seconds that one policy may take; None: a fifth of the interval, a minute at most."""
     lease_ttl_s: float = LEASE_TTL_S
+    command_timeout_s: int = DEFAULT_TIMEOUT_S
+    """Wall seconds within which a device must begin a command."""
     artefacts: Artefacts = field(default_factory=NoArtefacts)
     factory: Factory = policy_of
 
@@ -170,6 +173,8 @@ class SiteLoop:
                 if lease is not None and not self._led:
                     boundary = self._first(boundary, interval_s)
                     self._led = True
+                # A clock that was set back must not keep the site waiting until it has caught up.
+                boundary = min(boundary, next_boundary(self.clock.now(), interval_s))
                 wait_s = self.clock.wall_seconds_until(boundary)
                 if wait_s > 0:
                     self._wait(wait_s)
@@ -189,12 +194,14 @@ class SiteLoop:
     def _tick(self, boundary: datetime, interval_s: int, horizon_s: int, lease: TickLease | None) -> None:
         wall_s = _wall_seconds(self.clock, boundary, interval_s)
         self.health.interval_wall_s = wall_s
-        left_s = self.clock.wall_seconds_until(boundary + timedelta(seconds=interval_s))
+        # A clock that is set back just now must not make a set point valid for longer than an interval.
+        left_s = min(wall_s, self.clock.wall_seconds_until(boundary + timedelta(seconds=interval_s)))
         self.metrics.late(max(0.0, wall_s - left_s))
         options = TickOptions(
             interval_s=interval_s,
             horizon_s=horizon_s,
             valid_for_s=left_s + self.options.validity_grace_s,
+            timeout_s=self.options.command_timeout_s,
             dry_run=self.options.dry_run,
             fresh=Freshness(telemetry_s=self.options.telemetry_max_age_s),
             issued_by=self.holder,
