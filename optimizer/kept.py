@@ -69,6 +69,11 @@ class KeptPiqp:
         self._solver = piqp.SparseSolver()
         self._solver.settings.eps_abs = 1e-8
         self._solver.settings.eps_rel = 1e-9
+        # Every limit is soft or a bound, so that there always is a solution: a certificate of the opposite, seen at the default
+        # 1e-4 where penalties are large, is rounding.
+        self._solver.settings.eps_primal_inf = self._solver.settings.eps_dual_inf = 1e-10
+        self._solver.settings.reg_lower_limit = 1e-8
+        self._solver.settings.reg_finetune_lower_limit = 1e-10
         self._set_up = False
 
     def fits(self, qp: SiteQP) -> bool:
