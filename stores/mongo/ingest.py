@@ -6,7 +6,7 @@
 
 Idempotent on (device_id, timestamp): the same document again is counted as unchanged, a different one for the same moment is
 set aside as a conflict, or replaces what is stored when `replace` is set. A crash loses nothing: run the same input again.
-Not here: the rules (core.telemetry), files (serving.telemetry_import), live writes of devices (stores.mongo.telemetry).
+Not here: the rules (core.telemetry), files (serving.telemetry_import).
 """
 
 from __future__ import annotations
