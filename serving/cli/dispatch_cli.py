@@ -68,6 +68,12 @@ def dispatch(
     telemetry_max_age_s: float = typer.Option(
         300.0, "--telemetry-max-age", min=1.0, help="Plant seconds after which a pack without news is stopped and left out."
     ),
+    min_calibration_score: float = typer.Option(
+        0.5, "--min-calibration-score", min=0.0, max=1.0, help="Predictions by a twin calibrated worse count as missing."
+    ),
+    require_calibration: bool = typer.Option(
+        False, "--require-calibration", help="Predictions by a twin that was never calibrated count as missing, too."
+    ),
     command_timeout_s: int = typer.Option(
         DEFAULT_TIMEOUT_S, "--command-timeout", min=1, max=3600, help="Wall seconds within which a device must begin a command."
     ),
@@ -96,6 +102,8 @@ def dispatch(
         dry_run=dry_run,
         once=once,
         telemetry_max_age_s=telemetry_max_age_s,
+        min_calibration_score=min_calibration_score,
+        require_calibration=require_calibration,
         deadline_s=policy_deadline_s,
         lease_ttl_s=lease_ttl_s,
         command_timeout_s=command_timeout_s,

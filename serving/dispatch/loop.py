@@ -68,6 +68,9 @@ class LoopOptions:
     """One tick for the running interval, then end."""
     telemetry_max_age_s: float = 300.0
     """Plant seconds after which a pack's telemetry counts as missing."""
+    min_calibration_score: float = 0.5
+    require_calibration: bool = False
+    """Which predictions count as missing: serving.dispatch.inputs.Freshness."""
     deadline_s: float | None = None
     """Wall seconds that one policy may take; None: a fifth of the interval, a minute at most."""
     lease_ttl_s: float = LEASE_TTL_S
@@ -203,7 +206,11 @@ class SiteLoop:
             valid_for_s=left_s + self.options.validity_grace_s,
             timeout_s=self.options.command_timeout_s,
             dry_run=self.options.dry_run,
-            fresh=Freshness(telemetry_s=self.options.telemetry_max_age_s),
+            fresh=Freshness(
+                telemetry_s=self.options.telemetry_max_age_s,
+                min_calibration_score=self.options.min_calibration_score,
+                require_calibration=self.options.require_calibration,
+            ),
             issued_by=self.holder,
             deadline_s=self._deadline_s(interval_s, wall_s),
         )
