@@ -77,11 +77,11 @@ def dispatch(
     command_timeout_s: int = typer.Option(
         DEFAULT_TIMEOUT_S, "--command-timeout", min=1, max=3600, help="Wall seconds within which a device must begin a command."
     ),
-    lease_ttl_s: float = typer.Option(
-        LEASE_TTL_S, "--lease-ttl", min=1.0, help="Seconds after which a standby takes over from a dispatcher that is gone."
-    ),
     policy_deadline_s: float | None = typer.Option(
         None, "--policy-deadline", min=0.05, help="Wall seconds that one policy may take (default: a fifth of the interval)."
+    ),
+    lease_s: float = typer.Option(
+        LEASE_TTL_S, "--lease", min=1.0, help="Seconds of a site's lease; a standby takes over within two of them."
     ),
     metrics_port: int | None = typer.Option(
         None, "--metrics-port", min=0, max=65_535, help="Serve /metrics and /healthz on this port of 127.0.0.1 (0: a free one)."
@@ -105,7 +105,7 @@ def dispatch(
         min_calibration_score=min_calibration_score,
         require_calibration=require_calibration,
         deadline_s=policy_deadline_s,
-        lease_ttl_s=lease_ttl_s,
+        lease_ttl_s=lease_s,
         command_timeout_s=command_timeout_s,
     )
     settings = StoreSettings.from_env()
