@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.cells import CELLS
+from core.battery.ecm import OUTPUTS, PARAMETERS, STATE
 from core.calibration import Factors
 from core.devices import Chemistry, DeviceConfig, PackState
 from core.errors import InputError
 from core.limits import PackLimits
-from core.pack import ecm_parameters, imbalance_v, step_resistance_ohm
+from core.pack import circuit_resistance_ohm, ecm_parameters, imbalance_v, open_circuit_v, step_resistance_ohm
 from core.predictions import Prediction
 from core.twin import run_circuit
 
@@ -33,7 +33,12 @@ VOLTAGE_TOLERANCE = 0.001
 CURRENT_TOLERANCE = 0.005
 TEMPERATURE_TOLERANCE_K = 0.1
 DELIVERED_SHARE = 0.99
-_POWER, _VOLTAGE, _CURRENT, _SOC, _TEMPERATURE = 0, 1, 2, 5, 7
+SETTLED_S = 3600.0
+"""After this long at one current nothing builds up any more."""
+_COLUMNS = (*OUTPUTS, *STATE)
+_POWER, _VOLTAGE, _CURRENT, _SOC, _TEMPERATURE = (
+    _COLUMNS.index(name) for name in ("power_w", "voltage_v", "current_a", "soc", "temperature_c")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def replay(
     packs = _packs(devices, states, limits, predictions)
     steps = max(1, int(np.ceil(interval_s / SUBSTEP_S - 1e-9)))
     dt_s = interval_s / steps
-    wanted = np.array([power_w[key] for key in ids])
+    wanted = np.array([power_w[key] for key in ids], dtype=np.float64)
     rest = _run(packs, np.zeros(len(ids)), steps, dt_s, ambient_c)
     broken = _broken(packs, rest, _run(packs, wanted, steps, dt_s, ambient_c), wanted)
     kept = wanted.copy()
@@ -119,7 +124,7 @@ def _packs(
                 "temperature_max": limit.temperature_max_c - (max(cells) - state.temperature_c),
                 "charge_current": min(limit.charge_current_a, limit.c_rate_per_h * row[0]),
                 "discharge_current": min(limit.discharge_current_a, limit.c_rate_per_h * row[0]),
-                "offset_v": _offset_v(device, state),
+                "offset_v": _offset_v(row, state),
             }
         )
     return _Packs(
@@ -137,24 +142,22 @@ def _parameters(device: DeviceConfig, state: PackState, prediction: Prediction |
     if prediction is not None:
         with suppress(InputError):  # an unusable calibration is the twin's to report; nominal parameters are still a check
             row = Factors.from_parameters(prediction.parameters).apply(row)
-    modelled = step_resistance_ohm(row, state.soc_pct / 100.0, state.temperature_c, row[4])
-    row[2:4] *= max(1.0, state.internal_resistance_ohm / modelled)
-    return row
+    modelled = circuit_resistance_ohm(row, state.soc_pct / 100.0, state.temperature_c, row[PARAMETERS.index("tau1_s")])
+    return Factors(resistance=max(1.0, state.internal_resistance_ohm / modelled)).apply(row)
 
 
-def _offset_v(device: DeviceConfig, state: PackState) -> float:
-    """Measured minus modelled open-circuit voltage of the pack: the curve is its chemistry's, the measurement its own."""
-    ocv = CELLS[device.chemistry].ocv_table()
-    modelled = device.series_cells * float(np.interp(state.soc_pct / 100.0, np.linspace(0.0, 1.0, len(ocv)), ocv))
-    return state.voltage_v + state.current_a * state.internal_resistance_ohm - modelled
+def _offset_v(parameters: FloatArray, state: PackState) -> float:
+    """Measured voltage, less what its current explains, minus the model's at rest: sensors, a SoC that is off, polarisation left
+    over from an earlier current."""
+    soc = state.soc_pct / 100.0
+    drop_v = state.current_a * step_resistance_ohm(parameters, soc, state.temperature_c, SETTLED_S)
+    return state.voltage_v + drop_v - open_circuit_v(parameters, soc, state.temperature_c)
 
 
 def _run(packs: _Packs, power_w: FloatArray, steps: int, dt_s: float, ambient_c: float) -> FloatArray:
     power = np.repeat(power_w[:, None], steps, axis=1)
     ambient = np.full_like(power, ambient_c)
-    history = run_circuit(packs.chemistries, packs.parameters, packs.soc, packs.temperature_c, power, ambient, dt_s)
-    history[:, :, _VOLTAGE] += packs.limits["offset_v"][:, None]
-    return history
+    return run_circuit(packs.chemistries, packs.parameters, packs.soc, packs.temperature_c, power, ambient, dt_s)
 
 
 def _broken(packs: _Packs, rest: FloatArray, history: FloatArray, power_w: FloatArray) -> list[str]:
@@ -162,14 +165,16 @@ def _broken(packs: _Packs, rest: FloatArray, history: FloatArray, power_w: Float
     bound = {name: values[:, None] for name, values in packs.limits.items()}
     soc, voltage, current = history[:, :, _SOC] * 100.0, history[:, :, _VOLTAGE], history[:, :, _CURRENT]
     rest_soc, rest_v = rest[:, :, _SOC] * 100.0, rest[:, :, _VOLTAGE]
+    # What is left over may stay or die away: each limit is judged at the worse of the two.
+    up_v, down_v = np.maximum(bound["offset_v"], 0.0), np.minimum(bound["offset_v"], 0.0)
     slack_v = VOLTAGE_TOLERANCE * np.abs(bound["voltage_max"])
     wanted = np.abs(power_w)[:, None]
     moves = wanted > 0
     checks: dict[str, NDArray[np.bool_]] = {
         "soc_max": soc > np.maximum(bound["soc_max"], rest_soc) + SOC_TOLERANCE_PCT,
         "soc_min": soc < np.minimum(bound["soc_min"], rest_soc) - SOC_TOLERANCE_PCT,
-        "voltage_max": voltage > np.maximum(bound["voltage_max"], rest_v) + slack_v,
-        "voltage_min": voltage < np.minimum(bound["voltage_min"], rest_v) - slack_v,
+        "voltage_max": voltage + up_v > np.maximum(bound["voltage_max"], rest_v + up_v) + slack_v,
+        "voltage_min": voltage + down_v < np.minimum(bound["voltage_min"], rest_v + down_v) - slack_v,
         "temperature_max": history[:, :, _TEMPERATURE]
         > np.maximum(bound["temperature_max"], rest[:, :, _TEMPERATURE]) + TEMPERATURE_TOLERANCE_K,
         "charge_current": -current > bound["charge_current"] * (1 + CURRENT_TOLERANCE),
