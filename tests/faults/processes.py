@@ -15,11 +15,11 @@ def until(condition, what, deadline_s=30.0):
     return found
 
 
-def start(arguments, environment, log):
-    """`pulsebms ARGUMENTS` in a session of its own; what it says goes to the file `log`."""
+def start(arguments, environment, log, program=("-m", "serving.cli", "--json-logs")):
+    """`pulsebms ARGUMENTS`, or another program of ours, in a session of its own; what it says goes to the file `log`."""
     with log.open("wb") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "--json-logs", *arguments],
+            [sys.executable, *program, *arguments],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=out,
