@@ -1,5 +1,6 @@
 """The real `pulsebms dispatch`, killed and told to end, beside a real device: every command ends, none acts twice."""
 
+import os
 import signal
 import sqlite3
 import time
@@ -65,8 +66,8 @@ def start(world, tmp_path):
         child.wait()
 
 
-def dispatch(start, name):
-    return start(name, "dispatch", "--site", "demo", "--telemetry-max-age", "1800", "--validity-grace", "20")
+def dispatch(start, name, *more):
+    return start(name, "dispatch", "--site", "demo", "--telemetry-max-age", "1800", "--validity-grace", "20", *more)
 
 
 def commanding(tmp_path, name, more_than=0):
@@ -121,6 +122,36 @@ def test_sigterm_ends_it_after_the_tick_and_a_standby_takes_over_at_once(stores,
     holder = stores.pg.execute("SELECT holder FROM optimizer.site_leases").fetchone()
     assert holder == (None,)
     judge(stores, tmp_path, device)
+
+
+def test_a_leader_that_sleeps_past_its_lease_is_replaced_and_commands_nothing_when_it_wakes(stores, start, tmp_path):
+    lease_s = 3.0
+    device = start("device", "device", "run", DEVICE)
+    first = dispatch(start, "first", "--lease", str(lease_s))
+    commanding(tmp_path, "first")
+    second = dispatch(start, "second", "--lease", str(lease_s))
+    processes.until(lambda: processes.events(tmp_path / "second.log", "standby"), "the second stands by", deadline_s=60)
+    os.kill(first.pid, signal.SIGSTOP)
+    slept_s = time.monotonic()
+    processes.until(lambda: leases.current_epoch(stores.pg, "demo") == 2, "the second has the lease")
+    assert time.monotonic() - slept_s < 2 * lease_s
+    commanding(tmp_path, "second")
+    before = holders(stores)
+    os.kill(first.pid, signal.SIGCONT)
+    commanding(tmp_path, "second", more_than=3)
+    after = holders(stores)
+    assert {name: after[name] for name in after if name.split(":")[1] == str(first.pid)} == {
+        name: before[name] for name in before if name.split(":")[1] == str(first.pid)
+    }, "the first has not commanded since"
+    for child in (first, second):
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+    judge(stores, tmp_path, device)
+
+
+def holders(stores):
+    """Commands by who issued them."""
+    return dict(stores.pg.execute("SELECT issued_by, count(*) FROM command_history GROUP BY 1").fetchall())
 
 
 def kill_and_take_over(stores, start, tmp_path, *, kills, wait_for_the_lease):
