@@ -41,6 +41,8 @@ log = structlog.get_logger()
 FAILURES: tuple[type[Exception], ...] = (InputError, *STORE_FAILURES)
 BATCH = 2000
 """Devices predicted and written together: bounds the memory of a round."""
+SETTLE_WALL_S = 5.0
+"""Wall seconds between two rounds while devices are being started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,14 +253,21 @@ def run_twin(
     ends_at: datetime | None = None,
     on_round: Callable[[datetime, TwinRound], None] | None = None,
 ) -> int:
-    """A round now and then two thirds into every interval, so that the next tick finds a fresh prediction."""
+    """A round now and then two thirds into every interval, so that the next tick finds a fresh prediction.
+
+    Until each device has been predicted once, or an interval has passed, rounds follow each other: devices that are just being
+    started need not wait for the next interval.
+    """
     rounds = 0
     due = clock.now()
+    settled = due + timedelta(seconds=options.interval_s)
+    again_s = 0.0
     while not stop.is_set() and (ends_at is None or due < ends_at):
         if stop.wait(min(clock.wall_seconds_until(due), 0.5)):
             break
-        if clock.now() < due:
+        if clock.now() < due and not (again_s and time.monotonic() >= again_s):
             continue
+        again_s = 0.0
         try:
             made = predict_site(stores, options, clock.now(), present=clock.now)
             rounds += 1
@@ -267,6 +276,8 @@ def run_twin(
             )
             if on_round is not None:
                 on_round(due, made)
+            if made.left_out and clock.now() < settled:
+                again_s = time.monotonic() + SETTLE_WALL_S
         except FAILURES as error:
             log.error("twin_failed", why=f"{type(error).__name__}: {error}")
             stop.wait(1.0)

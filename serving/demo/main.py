@@ -20,7 +20,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.errors import StoreError
+from core.errors import InputError, StoreError
 from core.limits import power_bounds, tightest
 from core.pack import Pack
 from core.site import SiteConfig
@@ -71,6 +71,8 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions, stop: threading.Event, console: Console) -> int:
     """Run it; returns 0, or 130 when interrupted. Every process that it starts has ended when it returns."""
+    if options.days <= 0 or abs(options.days * 24 - round(options.days * 24)) > 1e-6:
+        raise InputError(source="command line", field="--days", value=options.days, expected="whole hours, such as 0.25, 1 or 2")
     settings = StoreSettings.from_env()
     run_dir = settings.data_dir / "demo"
     console.print("starting PostgreSQL, Valkey and mongod, migrating ...")
