@@ -34,7 +34,15 @@ class CommandGuard:
     highest_epoch: int = 0
 
     def check(self, command: Command, *, redis_now: datetime, taken_age_s: float) -> Verdict | None:
-        """Why a command must not be begun, or None. Nothing changes but the highest sequence and epoch seen.
+        """Like `why_not`, and remembers the sequence and epoch of a command that may be begun."""
+        refused = self.why_not(command, redis_now=redis_now, taken_age_s=taken_age_s)
+        if refused is None:
+            self.highest_seq = max(self.highest_seq, command.seq)
+            self.highest_epoch = max(self.highest_epoch, command.epoch)
+        return refused
+
+    def why_not(self, command: Command, *, redis_now: datetime, taken_age_s: float) -> Verdict | None:
+        """Why a command must not be begun, or None; nothing changes.
 
         `redis_now` is Redis TIME as the take said it, `taken_age_s` the monotonic seconds since before that request.
         """
@@ -56,8 +64,6 @@ class CommandGuard:
             validate_parameters(command.command_type, command.parameters)
         except InputError as error:
             return Verdict(Outcome.REJECTED, str(error))
-        self.highest_seq = max(self.highest_seq, command.seq)
-        self.highest_epoch = max(self.highest_epoch, command.epoch)
         if self.latched and not stops and command.command_type.is_start:
             return Verdict(Outcome.REJECTED, "latched by an emergency_shutdown; an operator must reset it")
         return None

@@ -138,11 +138,23 @@ class DeviceClient:
     def begin(self, work: Work) -> bool:
         """Write "begun" to the journal, on disk; act only when this returns True.
 
-        False when the deadline passed meanwhile: it is answered as expired.
+        False when it may not be begun any more (its deadline, a newer command, a latch): that is answered here.
         """
-        if work.kind is CommandType.EMERGENCY_SHUTDOWN:
-            self.guard.latched = True
-        self.journal.begin(work.command.command_id, self._memory())
+        refused = self._why_not(work)
+        if refused is not None:
+            self._answer(work, refused)
+            return False
+        guard = self.guard
+        before = guard.highest_seq, guard.highest_epoch
+        guard.highest_seq = max(guard.highest_seq, work.command.seq)
+        guard.highest_epoch = max(guard.highest_epoch, work.command.epoch)
+        guard.latched = guard.latched or work.kind is CommandType.EMERGENCY_SHUTDOWN
+        try:
+            self.journal.begin(work.command.command_id, self._memory())
+        except BaseException:
+            # Not begun: `recover` hands it out again, and it must not be taken for an old one then. A latch stays.
+            guard.highest_seq, guard.highest_epoch = before
+            raise
         # Between the take and here the disk may have been slow: the deadline is judged once more, just before acting.
         late_s = (work.redis_now - work.command.expires_at).total_seconds() + time.monotonic() - work.taken_s
         if late_s < 0:
@@ -158,6 +170,13 @@ class DeviceClient:
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Answer a command that was begun: completed, failed, or rejected for a limit of the device's own."""
+        if self.journal.seen(work.command.command_id) is None:
+            raise InputError(
+                source=f"device {self.device_id}",
+                field="complete",
+                value=work.command.command_id,
+                expected="a command that was begun",
+            )
         if outcome is Outcome.COMPLETED and float(work.parameters.get("reset_latch", 0)) >= 1:
             self.guard.latched = False
         self.journal.done(work.command.command_id, f"{outcome.value}|{message}", self._memory())
@@ -202,11 +221,15 @@ class DeviceClient:
                 verdict = Verdict(Outcome(outcome), message, {"repeated": True})
             self._answer(work, verdict)
             return None
-        refused = self.guard.check(work.command, redis_now=work.redis_now, taken_age_s=time.monotonic() - work.taken_s)
+        refused = self._why_not(work)
         if refused is not None:
             self._answer(work, refused)
             return None
         return work
+
+    def _why_not(self, work: Work) -> Verdict | None:
+        age_s = time.monotonic() - work.taken_s
+        return self.guard.why_not(work.command, redis_now=work.redis_now, taken_age_s=age_s)
 
     def _answer(self, work: Work, verdict: Verdict) -> None:
         response = Response(

@@ -1,0 +1,235 @@
+"""The client library for device makers: the documentation's example as pasted, with Redis alone, and the library's promises."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from core.commands import Command, CommandType, Outcome
+from core.errors import InputError, StoreError
+from serving.device_client import DeviceClient, RevertTimer
+from stores.redis import pending
+from stores.redis.status import read_status
+
+ROOT = Path(__file__).parents[2]
+DEVICE, SITE = "pack-9", "s"
+
+
+@pytest.fixture
+def url(redis_client):
+    return "redis://:{password}@{host}:{port}/0".format(**redis_client.get_connection_kwargs())
+
+
+@pytest.fixture
+def client(url, tmp_path):
+    made = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    yield made
+    made.close()
+
+
+def push(redis_client, kind=CommandType.REQUEST_STATUS, *, seq=1, epoch=1, timeout_s=30, device_id=DEVICE, **parameters):
+    if kind.is_start:
+        parameters.setdefault("target_power", 1000.0)
+    command = Command(
+        command_id=uuid.uuid4().hex,
+        site_id=SITE,
+        device_id=device_id,
+        command_type=kind,
+        parameters=parameters,
+        issued_at=pending.redis_now(redis_client),
+        timeout_s=timeout_s,
+        seq=seq,
+        epoch=epoch,
+    )
+    pending.push(redis_client, command)
+    return command
+
+
+def answers(redis_client):
+    found = [json.loads(text) for text in pending.take_responses(redis_client, SITE, 1000)]
+    return [(word["command_id"], word["outcome"]) for word in found if word["kind"] == "response"]
+
+
+def example():
+    """The first block of Python in docs/device_makers.md."""
+    return re.search(r"```python\n(.*?)```", (ROOT / "docs" / "device_makers.md").read_text(), re.DOTALL).group(1)
+
+
+def said(process, line):
+    """Read the program's output until it says this line."""
+    seen = []
+    for text in process.stdout:
+        seen.append(text.strip())
+        if seen[-1] == line:
+            return
+    raise AssertionError(f"it never said {line!r}: {seen}, {process.stderr.read()}")
+
+
+def test_the_documented_example_works_as_pasted_and_needs_redis_alone(redis_client, url, tmp_path):
+    assert len(example().strip().splitlines()) <= 35
+    blocked = (
+        "import sys\nfor name in ('psycopg', 'pymongo', 'numpy', 'numba', 'structlog', 'pydantic'): sys.modules[name] = None\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", blocked + example()],
+        cwd=tmp_path,
+        env={**os.environ, "REDIS_URL": url, "DEVICE_ID": DEVICE, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said(process, "inverter 0 W")
+        push(redis_client, CommandType.START_CHARGE, seq=1, target_power=1500.0)
+        said(process, "inverter -1500 W")
+        push(redis_client, CommandType.STOP_CHARGE, seq=2)
+        said(process, "inverter 0 W")
+        push(redis_client, CommandType.START_DISCHARGE, seq=3, target_power=700.0, valid_for_seconds=0.5)
+        said(process, "inverter 700 W")
+        said(process, "inverter 0 W")  # nobody spoke: idle by itself
+        push(redis_client, CommandType.EMERGENCY_SHUTDOWN, seq=4)
+        said(process, "inverter 0 W")
+        assert read_status(redis_client, DEVICE)["online"] is True
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def test_take_begin_complete_is_recorded_in_order(client, redis_client):
+    command = push(redis_client, CommandType.START_DISCHARGE, target_power=250.0, valid_for_seconds=90.0)
+    work = client.take()
+    assert (work.set_point_w, work.valid_for_s) == (250.0, 90.0)
+    assert client.begin(work)
+    client.acknowledge(work)
+    client.complete(work, Outcome.COMPLETED, "done", {"set_point": 250.0})
+    words = [json.loads(text)["kind"] for text in pending.take_responses(redis_client, SITE, 10)]
+    assert words == ["acknowledged", "acknowledged", "response"]
+    assert answers(redis_client) == [(command.command_id, "completed")]
+    assert client.take() is None
+    assert pending.processing(redis_client, DEVICE) == []
+
+
+def test_what_must_be_refused_never_comes_to_the_device(client, redis_client):
+    first = push(redis_client, seq=5, epoch=3)
+    work = client.take()
+    with pytest.raises(InputError, match="begun"):
+        client.complete(work)
+    assert client.begin(work)
+    client.complete(work)
+    refused = [
+        push(redis_client, seq=5, epoch=3),  # not newer
+        push(redis_client, CommandType.START_CHARGE, seq=7, epoch=3, target_power=float(10**10)),  # out of range
+    ]
+    redis_client.delete(pending.epoch_key(SITE))
+    refused.append(push(redis_client, seq=8, epoch=2))  # an older controller
+    fine = push(redis_client, seq=9, epoch=3)
+    work = client.take()
+    assert work.command.command_id == fine.command_id
+    assert answers(redis_client)[1:] == [(command.command_id, "rejected") for command in refused]
+    assert answers(redis_client)[0] == (first.command_id, "completed")
+
+
+def test_begun_before_a_crash_is_indeterminate_and_what_was_not_begun_comes_again(url, redis_client, tmp_path):
+    crashed = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    begun, taken = push(redis_client, seq=1), push(redis_client, seq=2)
+    assert crashed.begin(crashed.take())
+    assert crashed.take() is not None
+    crashed.close()  # the process ends here
+    after = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    (work,) = after.recover()
+    assert work.command.command_id == taken.command_id
+    assert answers(redis_client) == [(begun.command_id, "indeterminate")]
+    assert after.begin(work)
+    after.complete(work)
+    assert after.recover() == []
+    after.close()
+
+
+def test_an_answer_that_was_lost_is_given_again_and_nothing_is_done_twice(client, redis_client):
+    command = push(redis_client)
+    work = client.take()
+    client.begin(work)
+    client.journal.done(work.command.command_id, "failed|the contactor did not close", {})  # and then Redis is gone
+    assert client.recover() == []
+    assert answers(redis_client) == [(command.command_id, "failed")]
+
+
+def test_the_latch_outlives_a_restart_and_a_lost_redis_until_an_operator_resets_it(url, redis_client, tmp_path):
+    first = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    push(redis_client, CommandType.EMERGENCY_SHUTDOWN, seq=1)
+    work = first.take()
+    assert first.begin(work)
+    first.close()  # killed while it shut down
+    redis_client.flushall()
+    second = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    second.recover()
+    start = push(redis_client, CommandType.START_CHARGE, seq=2)
+    assert second.take() is None
+    assert answers(redis_client) == [(start.command_id, "rejected")]
+    push(redis_client, CommandType.UPDATE_PARAMETERS, seq=3, reset_latch=1.0)
+    work = second.take()
+    second.begin(work)
+    second.complete(work)
+    push(redis_client, CommandType.START_CHARGE, seq=4)
+    assert second.take() is not None
+    second.close()
+
+
+def test_a_command_whose_deadline_passes_while_it_is_being_begun_is_not_acted_upon(client, redis_client):
+    command = push(redis_client)
+    work = client.take()
+    slow = replace(work, taken_s=work.taken_s - 31.0)  # the disk took so long
+    assert not client.begin(slow)
+    assert answers(redis_client) == [(command.command_id, "expired")]
+
+
+def test_rubbish_is_told_and_dropped(client, redis_client):
+    dropped = []
+    client.on_dropped = dropped.append
+    redis_client.lpush(pending.pending_key(DEVICE), "rubbish")
+    assert client.take() is None
+    assert dropped == ["rubbish"]
+
+
+def test_a_full_disk_means_that_nothing_is_done(client, redis_client):
+    push(redis_client)
+    work = client.take()
+    pages = client.journal._db.execute("PRAGMA page_count").fetchone()[0]
+    client.journal._db.execute(f"PRAGMA max_page_count={pages}")
+    filler = "x" * 100_000
+    with pytest.raises(StoreError, match="cannot be written"):
+        client.journal.begin(work.command.command_id, {"filler": filler})
+    client.journal._db.execute("PRAGMA max_page_count=1000000")
+    assert client.journal.seen(work.command.command_id) is None, "nothing is half-written"
+    (again,) = client.recover()
+    assert client.begin(again)
+
+
+def test_a_heartbeat_expires_and_holds_no_nan(client, redis_client):
+    client.heartbeat(last_telemetry=datetime.now(UTC), soc_pct=55.5, power_w=-120.0, alarm_count=1)
+    assert read_status(redis_client, DEVICE)["current_soc"] == 55.5
+    assert 0 < redis_client.ttl(f"device:status:{DEVICE}") <= 300
+    with pytest.raises(InputError, match="finite"):
+        client.heartbeat(last_telemetry=datetime.now(UTC), soc_pct=float("nan"), power_w=0.0)
+
+
+def test_the_revert_timer_ends_once_and_each_fresh_set_point_renews_it():
+    timer = RevertTimer()
+    assert not timer.over()
+    timer.start(0.0)
+    assert timer.over()
+    assert not timer.over()
+    timer.start(3600.0)
+    assert not timer.over()
+    timer.start(0.0)
+    timer.stop()
+    assert not timer.over()
