@@ -14,6 +14,9 @@ from typing import Any
 from core.commands import Command, CommandType, Outcome, validate_parameters
 from core.errors import InputError
 
+CLOCK_SET_BACK_S = 1.0
+"""A command issued so far in the future is from before Redis' clock was set back: slewing alone does not make as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -51,6 +54,9 @@ class CommandGuard:
         late_s = (redis_now - command.expires_at).total_seconds() + taken_age_s
         if late_s >= 0:
             return Verdict(Outcome.EXPIRED, f"its deadline passed {late_s:.1f} s ago")
+        early_s = (command.issued_at - redis_now).total_seconds()
+        if early_s > CLOCK_SET_BACK_S and command.command_type is not CommandType.EMERGENCY_SHUTDOWN:
+            return Verdict(Outcome.EXPIRED, f"issued {early_s:.1f} s from now: Redis' clock was set back, its age is not known")
         stops = command.command_type in (
             CommandType.EMERGENCY_SHUTDOWN,
             CommandType.STOP_CHARGE,

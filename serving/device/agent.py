@@ -33,6 +33,8 @@ SEND_EVERY_S = 0.1
 """Telemetry is sent in batches of what has come due in this many wall seconds."""
 SEND_AGAIN_S = 30.0
 """Pause after a failed sending: while it waits for its store, no command is taken."""
+CLOCK_SET_BACK = timedelta(seconds=1)
+"""The plant's clock is behind the pack by more than this: it was set back, and the pack goes on from there."""
 KEEP_UNSENT = 50_000
 """Measurements kept while their store is away; the oldest go first."""
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -150,7 +152,7 @@ class DeviceAgent:
     def advance(self) -> None:
         """Bring the pack to the plant's present, in substeps, taking telemetry where it is due."""
         now = self.clock.now()
-        if self._advanced_to is None:
+        if self._advanced_to is None or self._advanced_to > now + CLOCK_SET_BACK:
             self._advanced_to = now
             self._telemetry_due = now
         while self._advanced_to < now:

@@ -15,6 +15,9 @@ import psycopg
 from core.errors import StoreError
 
 MARGIN_SHARE = 0.2
+LONGEST_TTL_S = 120.0
+"""No lease is longer. One that ends later than this from now was written before PostgreSQL's clock was set back: it counts as
+run out, so that a holder's end does not leave the site without a dispatcher; a holder that lives is fenced as by any takeover."""
 
 
 class FencedError(StoreError):
@@ -55,6 +58,7 @@ def acquire(conn: psycopg.Connection[Any], site_id: str, holder: str, ttl_s: flo
     A new holder's epoch is above the row's and above `above_epoch`: what Redis has heard of, should the row be from a backup.
     `holder` must be unique to the process.
     """
+    ttl_s = min(ttl_s, LONGEST_TTL_S)
     asked_s = time.monotonic()
     row = conn.execute(
         """
@@ -66,9 +70,10 @@ def acquire(conn: psycopg.Connection[Any], site_id: str, holder: str, ttl_s: flo
             holder = EXCLUDED.holder,
             expires_at = clock_timestamp() + make_interval(secs => %(ttl)s)
         WHERE l.holder IS NULL OR l.holder = EXCLUDED.holder OR l.expires_at <= clock_timestamp()
+           OR l.expires_at > clock_timestamp() + make_interval(secs => %(longest)s)
         RETURNING epoch
         """,
-        {"site": site_id, "holder": holder, "ttl": ttl_s, "above": above_epoch},
+        {"site": site_id, "holder": holder, "ttl": ttl_s, "above": above_epoch, "longest": LONGEST_TTL_S},
     ).fetchone()
     if row is None:
         return None

@@ -7,6 +7,7 @@ after that, at least once, and only inside its deadline. The first terminal answ
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,15 @@ from psycopg.types.json import Jsonb
 
 from core.commands import DEFAULT_TIMEOUT_S, Command, CommandType, Outcome, Response, validate_parameters
 from stores.postgres.leases import check_fence
+
+_COPY_HISTORY = (
+    "COPY command_history (command_id, site_id, device_id, command_type, parameters, issued_at, timeout_seconds, max_retries, "
+    "issued_by, source_system) FROM STDIN"
+)
+_COPY_OUTBOX = (
+    "COPY optimizer.command_outbox (command_id, issued_at, site_id, device_id, command_type, seq, epoch, expires_at, message, "
+    "decision_id) FROM STDIN"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +81,9 @@ def enqueue(
                     source_system=draft.source_system,
                 )
             )
-        with conn.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO command_ids (command_id, issued_at) VALUES (%s, %s)",
-                [(command.command_id, command.issued_at) for command in commands],
-            )
+        with conn.cursor() as cursor, cursor.copy("COPY command_ids (command_id, issued_at) FROM STDIN") as copy:
+            for command in commands:
+                copy.write_row((command.command_id, command.issued_at))
         _insert(conn, commands, [draft.decision_id for draft in drafts])
         if fence_site is not None:
             check_fence(conn, fence_site, epoch)
@@ -97,51 +105,40 @@ def record_sent(conn: psycopg.Connection[Any], command: Command) -> bool:
 
 
 def _insert(conn: psycopg.Connection[Any], commands: Sequence[Command], decision_ids: Sequence[str | None]) -> None:
-    """The rows of command_history and of the outbox."""
+    """The rows of command_history and of the outbox, by COPY: ten thousand at once is a tick of a large controller."""
     with conn.cursor() as cursor:
-        cursor.executemany(
-            """
-            INSERT INTO command_history (command_id, site_id, device_id, command_type, parameters, issued_at,
-                timeout_seconds, max_retries, issued_by, source_system)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-            """,
-            [
-                (
-                    c.command_id,
-                    c.site_id,
-                    c.device_id,
-                    c.command_type.value,
-                    Jsonb(dict(c.parameters)),
-                    c.issued_at,
-                    c.timeout_s,
-                    c.max_retries,
-                    c.issued_by,
-                    c.source_system,
+        with cursor.copy(_COPY_HISTORY) as copy:
+            for c in commands:
+                copy.write_row(
+                    (
+                        c.command_id,
+                        c.site_id,
+                        c.device_id,
+                        c.command_type.value,
+                        json.dumps(dict(c.parameters), allow_nan=False),
+                        c.issued_at,
+                        c.timeout_s,
+                        c.max_retries,
+                        c.issued_by,
+                        c.source_system,
+                    )
                 )
-                for c in commands
-            ],
-        )
-        cursor.executemany(
-            """
-            INSERT INTO optimizer.command_outbox (command_id, issued_at, site_id, device_id, command_type, seq, epoch,
-                expires_at, message, decision_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-            """,
-            [
-                (
-                    c.command_id,
-                    c.issued_at,
-                    c.site_id,
-                    c.device_id,
-                    c.command_type.value,
-                    c.seq,
-                    c.epoch,
-                    c.expires_at,
-                    c.to_wire(),
-                    decision_id,
+        with cursor.copy(_COPY_OUTBOX) as copy:
+            for c, decision_id in zip(commands, decision_ids, strict=True):
+                copy.write_row(
+                    (
+                        c.command_id,
+                        c.issued_at,
+                        c.site_id,
+                        c.device_id,
+                        c.command_type.value,
+                        c.seq,
+                        c.epoch,
+                        c.expires_at,
+                        c.to_wire(),
+                        decision_id,
+                    )
                 )
-                for c, decision_id in zip(commands, decision_ids, strict=True)
-            ],
-        )
 
 
 def _next_seqs(conn: psycopg.Connection[Any], device_ids: Sequence[str]) -> dict[str, list[int]]:
@@ -251,14 +248,18 @@ def end_unpushed(conn: psycopg.Connection[Any], command_id: str, outcome: Outcom
 
 
 def expire_overdue(conn: psycopg.Connection[Any], site_id: str, now: datetime, grace_s: float) -> int:
-    """End commands without an answer at deadline + grace: expired, or indeterminate when a device had begun."""
+    """End commands without an answer at deadline + grace: expired, or indeterminate when a device had begun.
+
+    One that was issued later than `now` is from before Redis' clock was set back: no device begins it any more, and it ends, too.
+    """
     rows = conn.execute(
         """
         SELECT o.command_id, h.acknowledged_at IS NOT NULL FROM optimizer.command_outbox o
         JOIN command_history h ON h.command_id = o.command_id AND h.issued_at = o.issued_at
-        WHERE o.site_id = %s AND o.ended_at IS NULL AND o.expires_at < %s
+        WHERE o.site_id = %(site)s AND o.ended_at IS NULL
+          AND (o.expires_at < %(now)s::timestamptz - %(grace)s OR o.issued_at > %(now)s::timestamptz + %(grace)s)
         """,
-        (site_id, now - timedelta(seconds=grace_s)),
+        {"site": site_id, "now": now, "grace": timedelta(seconds=grace_s)},
     ).fetchall()
     for command_id, begun in rows:
         outcome = Outcome.INDETERMINATE if begun else Outcome.EXPIRED

@@ -6,6 +6,8 @@ local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 local ttl = tonumber(ARGV[4]) - now_ms
 if ttl <= 0 then return {-1} end
+-- More left than it was given: the clock was set back since it was issued, and its true age is not known.
+if ttl > tonumber(ARGV[3]) + 1000 and ARGV[5] ~= 'emergency_shutdown' then return {-1} end
 -- Ids are kept until their own deadline: under steady traffic the key itself never dies.
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_ms)
 if redis.call('ZSCORE', KEYS[3], ARGV[2]) then return {0} end

@@ -10,7 +10,10 @@ while true do
   if not raw then return result end
   local ok, message = pcall(cjson.decode, raw)
   local expires = ok and type(message) == 'table' and tonumber(message['expires_at_ms']) or nil
-  if expires and expires > now_ms then
+  local life = expires and tonumber(message['timeout'])
+  -- More left than it was given: the server's clock was set back, and how old the message is cannot be known. It is not begun.
+  local stepped = life and message['type'] ~= 'emergency_shutdown' and expires - now_ms > life * 1000 + 1000
+  if expires and expires > now_ms and not stepped then
     redis.call('LPUSH', KEYS[2], raw)
     if type(message['site_id']) == 'string' and type(message['command_id']) == 'string' then
       local word = {kind = 'acknowledged', command_id = message['command_id'], acknowledged_at_ms = tostring(now_ms)}

@@ -25,6 +25,8 @@ class Injector:
         self.world = world
         self.lost_calls = []
         """(store, what was asked) of each answer that was lost."""
+        self.unheard = 0
+        """Faults of lost answers that met no call, so that nothing was lost."""
         self._lifts = []
 
     def run_round(self, faults):
@@ -43,10 +45,14 @@ class Injector:
         self.world.log("round over: every fault is undone")
 
     def _lift_due(self):
-        for entry in [entry for entry in self._lifts if time.monotonic() >= entry[0]]:
+        for entry in [entry for entry in self._lifts if time.monotonic() >= entry[0] or self._is_done(entry[1])]:
             self._lifts.remove(entry)
             entry[2]()
             self.world.log(f"undone #{entry[1].number} {entry[1].kind} {entry[1].target}")
+
+    def _is_done(self, fault):
+        """The answers are lost: nothing more will happen."""
+        return fault.kind == "lost" and not self.world.proxies[fault.target, fault.store].drop_next
 
     def _kill(self, fault):
         world, name = self.world, fault.target
@@ -63,6 +69,7 @@ class Injector:
         return lambda: self._gather(proxy, fault.store)
 
     def _gather(self, proxy, store):
+        self.unheard += not proxy.lost
         proxy.drop_next = proxy.drop_after = 0
         self.lost_calls += [(store, asked) for asked in proxy.lost]
         proxy.lost.clear()

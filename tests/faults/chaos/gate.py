@@ -16,8 +16,6 @@ from stores.postgres import outbox
 from stores.postgres.history import history
 from stores.redis import pending
 
-FIRST_S = 150.0
-
 
 class Gate:
     """Runs `count` faults of the seed in rounds of `a_round`; `findings` holds the judge's word."""
@@ -159,7 +157,8 @@ class Gate:
             f"faults: {sum(faults.values())}: {dict(sorted(faults.items()))}",
             f"commands: {len(self.record.commands)}, by outcome {dict(outcomes)}; executed {len(acts)}",
             f"pack samples: {sum(entry['what'] == 'pack' for entry in self.record.entries)}",
-            f"answers lost: {len(self.injector.lost_calls)}; process starts {self.world.starts}",
+            f"answers lost: {len(self.injector.lost_calls)} ({self.injector.unheard} such faults met no call)",
+            f"process starts: {self.world.starts}",
             f"normal again after: median {statistics.median(recoveries):.1f} s, longest {max(recoveries):.1f} s",
         ]
         for kind, found in self.findings.items():

@@ -14,6 +14,8 @@ TIMEOUT_S = 2
 LEASE_TTL_S = 4
 GRACE_S = 5.0
 """Of serving.dispatch.tick: past deadline and grace a command has ended."""
+LOST_PATIENCE_S = 8.0
+"""A call whose answer is to be lost must be made first: so long it is waited for."""
 CLOCK_STEPS_S = (-300, -60, -7, 7, 60, 300)
 
 WEIGHTS = {
@@ -74,9 +76,9 @@ def _fault(rng, number, kind, at_s):
         target = rng.choice((*DISPATCHERS, *DEVICES, *DEVICES, "postgres", "valkey", "valkey", "mongod"))
     elif kind in ("lost", "slow"):
         target = rng.choice(list(STORES_OF))
-        store = rng.choice(STORES_OF[target])
-        hold_s = rng.uniform(1.0, 3.0)
-        size = rng.randrange(40) if kind == "lost" else rng.uniform(0.1, 1.5)
+        store = rng.choice((*STORES_OF[target], "valkey"))
+        hold_s = LOST_PATIENCE_S if kind == "lost" else rng.uniform(1.0, 3.0)
+        size = rng.randrange(20) if kind == "lost" else rng.uniform(0.1, 1.5)
     elif kind == "pause":
         target, hold_s = "leader", LEASE_TTL_S + rng.uniform(1.0, 3.0)
     elif kind == "silent":
