@@ -18,6 +18,7 @@ from core.errors import InputError, nearest
 
 DEFAULT_TIMEOUT_S = 30
 """Default of command_history.timeout_seconds."""
+_WIRE = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 MAX_TIMEOUT_S = 86_400
 """A command that may begin a day later is none."""
 
@@ -161,7 +162,7 @@ class Command:
         The documented fields (command_id, type, parameters, issued_at, timeout) plus site_id, device_id, expires_at,
         expires_at_ms (for the Lua scripts), seq and epoch. NaN is refused (ValueError).
         """
-        return json.dumps(
+        return _WIRE.encode(
             {
                 "command_id": self.command_id,
                 "type": self.command_type.value,
@@ -174,9 +175,7 @@ class Command:
                 "device_id": self.device_id,
                 "seq": self.seq,
                 "epoch": self.epoch,
-            },
-            allow_nan=False,
-            separators=(",", ":"),
+            }
         )
 
     @classmethod

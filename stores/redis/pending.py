@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from importlib.resources import files
+from itertools import chain, groupby
 from typing import Any
 
 import redis
@@ -28,6 +29,8 @@ def _script(name: str) -> str:
     return (files(__package__) / "lua" / name).read_text()
 
 
+PUSH_BATCH = 200
+"""Messages of one call of the script: so long, a few milliseconds, the server hears nobody else."""
 _RESPONSES = "commands:responses:"
 _PUSH, _TAKE, _FINISH = _script("push.lua"), _script("take.lua"), _script("finish.lua")
 _PUSH_SHA = hashlib.sha1(_PUSH.encode(), usedforsecurity=False).hexdigest()
@@ -119,27 +122,25 @@ def push_many(client: redis.Redis, commands: Sequence[Command]) -> list[PushResu
         return []
     pipe = client.pipeline(transaction=False)
     pipe.script_load(_PUSH)  # in the same round trip: a server that was restarted knows the script before it is called
+    for _, same_site in groupby(commands, key=lambda command: command.site_id):
+        for batch in _batches(list(same_site)):
+            _call_push(pipe, batch)
+    replies = chain.from_iterable(pipe.execute()[1:])
+    return [_push_result(command, reply) for command, reply in zip(commands, replies, strict=True)]
+
+
+def _batches(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
+    for first in range(0, len(commands), PUSH_BATCH):
+        yield commands[first : first + PUSH_BATCH]
+
+
+def _call_push(pipe: Pipeline, commands: Sequence[Command]) -> None:
+    """Commands of one site through one call of the script."""
+    keys = [epoch_key(commands[0].site_id)]
     for command in commands:
-        _call_push(pipe, command)
-    return [_push_result(command, reply) for command, reply in zip(commands, pipe.execute()[1:], strict=True)]
-
-
-def _call_push(pipe: Pipeline, command: Command) -> None:
-    pipe.evalsha(
-        _PUSH_SHA,
-        4,
-        pending_key(command.device_id),
-        latch_key(command.device_id),
-        f"commands:pushed:{command.device_id}",
-        epoch_key(command.site_id),
-        command.to_wire(),
-        command.command_id,
-        command.timeout_s * 1000,
-        round(command.expires_at.timestamp() * 1000),
-        command.command_type.value,
-        "1" if command.command_type.is_start else "0",
-        command.epoch,
-    )
+        device_id = command.device_id
+        keys += (pending_key(device_id), latch_key(device_id), f"commands:pushed:{device_id}")
+    pipe.evalsha(_PUSH_SHA, len(keys), *keys, *(command.to_wire() for command in commands))
 
 
 def _push_result(command: Command, reply: Sequence[Any]) -> PushResult:
@@ -152,8 +153,8 @@ def push_unrecorded(client: redis.Redis, command: Command) -> PushResult:
     pipe = client.pipeline(transaction=True)
     entry = json.dumps({"issued_by": command.issued_by, "message": command.to_wire()})
     pipe.lpush(unrecorded_key(command.site_id), entry)
-    _call_push(pipe, command)
-    return _push_result(command, pipe.execute()[1])
+    _call_push(pipe, [command])
+    return _push_result(command, pipe.execute()[1][0])
 
 
 def known_epoch(client: redis.Redis, site_id: str) -> int:
