@@ -9,8 +9,6 @@ def gate(tmp_path, *, seed, count, a_round):
     try:
         findings = run.run()
         print(run.summary())  # noqa: T201 - shown with -s, and when it fails
-        log = "\n".join(f"{at_s - run.world.events[0][0]:9.3f} {text}" for at_s, text in run.world.events)
-        (tmp_path / "faults.log").write_text(log)
     finally:
         run.world.close()
     assert sum(entry["what"] == "act" for entry in run.record.entries) > count / 2, "too little was executed to show anything"

@@ -78,6 +78,8 @@ class World:
 
     def log(self, text):
         self.events.append((time.monotonic(), text))
+        with (self.directory / "faults.log").open("a") as file:
+            file.write(f"{self.events[-1][0] - self.events[0][0]:9.3f} {text}\n")
 
     # Servers
 
@@ -119,6 +121,7 @@ class World:
 
     def start(self, party):
         """A dispatcher or a device, as a service manager would."""
+        self.held.discard(party)
         urls = {store: self._proxied(party, store) for store in SERVERS}
         environment = {VARIABLES[store]: url for store, url in urls.items()}
         environment |= {"PULSEBMS_DATA": str(self.directory / "devices"), **self.clocks.environment(party)}
