@@ -224,7 +224,9 @@ def _prepared(stores: Stores, site: SiteConfig, children: Children, clocks: Plan
     if not _await(lambda: len(latest_states(stores.mongo, ids)) == len(ids), "telemetry of every pack", children, stop):
         return False
     clocks.stand(clocks.control)
-    return _await(lambda: len(latest_predictions(stores.mongo, ids)) == len(ids), "a prediction for every pack", children, stop)
+    if not _await(lambda: len(latest_predictions(stores.mongo, ids)) == len(ids), "a prediction for every pack", children, stop):
+        return False
+    return _await(lambda: leases.is_held(stores.pg, site.site_id), "the dispatcher to lead", children, stop)
 
 
 def _await(condition: Callable[[], bool], what: str, children: Children, stop: threading.Event) -> bool:

@@ -147,10 +147,11 @@ class SiteLoop:
         try:
             bound_session(self.stores.pg)
             interval_s, horizon_s = interval_of(self.stores, self.options.site_id)
-            if not self.options.dry_run:
-                self.keeper.start()
+            # Ready first: whoever holds the lease can tick at once.
             self.runner.warm()
             warm_kernels()
+            if not self.options.dry_run:
+                self.keeper.start()
             self._rounds(interval_s, horizon_s)
         finally:
             self._end()

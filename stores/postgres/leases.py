@@ -107,3 +107,11 @@ def current_epoch(conn: psycopg.Connection[Any], site_id: str) -> int:
     """The site's epoch now, for commands by hand; 0 before the first lease."""
     row = conn.execute("SELECT epoch FROM optimizer.site_leases WHERE site_id = %s", (site_id,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def is_held(conn: psycopg.Connection[Any], site_id: str) -> bool:
+    """Whether a dispatcher leads the site now."""
+    row = conn.execute(
+        "SELECT holder IS NOT NULL AND expires_at > clock_timestamp() FROM optimizer.site_leases WHERE site_id = %s", (site_id,)
+    ).fetchone()
+    return bool(row and row[0])
