@@ -86,6 +86,15 @@ def start_lane(data, constants, state, border, flows, lane, mu):
     _set(border, 0, B_TARGET_HIGH, lane, far if above else near, mu)
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def reopen_now(data, constants, state, lane, mu):
+    """Set a lane's rows of the first stage that concern the state alone, which is known there, as `start_lane` does."""
+    _set(state, 0, C_TAPER, lane, max(data[ROOM_C, lane], 1.0), mu)
+    _set(state, 0, D_TAPER, lane, max(data[ROOM_D, lane], 1.0), mu)
+    _soft(state, 0, E_HIGH, lane, data[ROOM_E_HIGH, lane], data[ROOM_E_LOW, lane], constants[E_COST, lane], mu)
+    _soft(state, 0, T_HIGH, lane, data[ROOM_T_HIGH, lane], data[ROOM_T_LOW, lane], constants[T_COST, lane], mu)
+
+
 @njit(error_model="numpy")
 def _set(state, s, r, lane, t, mu):
     state[s + 2 * r, lane] = t

@@ -28,7 +28,7 @@ class Settings:
     """Schedule of the outer loop; powers are shares of the fleet's power."""
 
     first_mu: float = 0.1
-    warm_mu: float = 1e-4
+    warm_mu: float = 3e-4
     """The next solve starts where this one was at this barrier parameter."""
     last_mu: float = 3e-7
     shrink: float = 0.3

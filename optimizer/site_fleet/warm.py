@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from optimizer.site_fleet.cold import start_lane
+from optimizer.site_fleet.cold import reopen_now, start_lane
 from optimizer.site_fleet.layout import BORDER_INEQUALITIES, INEQUALITIES, LANES, STATE_ROWS
 from optimizer.site_fleet.sweep import MU, SLOW, STEP, Iterate
 
@@ -59,6 +59,8 @@ def _carry(
                 row, old_row = k * STATE_ROWS + 2 * r, old * STATE_ROWS + 2 * r
                 t, l = _lift(old_state[ob, old_row, ol], old_state[ob, old_row + 1, ol], mu)
                 state[b, row, lane], state[b, row + 1, lane] = t, l
+            if k == 0:
+                reopen_now(data[b], constants[b], state[b], lane, mu)
             flows[b, 2 * k, lane] = old_flows[ob, 2 * old, ol]
             flows[b, 2 * k + 1, lane] = old_flows[ob, 2 * old + 1, ol]
         for r in range(BORDER_INEQUALITIES):
