@@ -1,0 +1,101 @@
+"""An RL actor: observation vector of each pack -> action in [-1, 1] -> share of rated power.
+
+The vector is the environment's; `ObservationLayout` is all that this module knows of it. Not here: how it is made (given by
+whoever builds the policy), training (PPO, SAC).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.artefact import ArtefactError
+from core.decisions import Decision, Reason, SetPoint
+from core.policy_record import PolicyRecord
+from policies.base import Observation, PolicyUnableError
+from policies.learned.artefact import Artefact
+from policies.learned.value import check_chemistries
+
+
+class ObservationLayout(Protocol):
+    """From what a policy sees to the numbers that a network was trained on."""
+
+    @property
+    def version(self) -> str:
+        """Name and version; the artefact must have been made on the same."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Numbers in the vector of one pack."""
+        ...
+
+    def vectors(self, observation: Observation) -> NDArray[np.float64]:
+        """One row a device, in the observation's order, (devices, size).
+
+        Raises PolicyUnableError when something that it needs is missing.
+        """
+        ...
+
+
+class Actor:
+    """The network `actor` of an artefact on a layout. Raises ArtefactError when kind, layout or shapes differ."""
+
+    def __init__(self, artefact: Artefact, layout: ObservationLayout, kind: str) -> None:
+        said = artefact.metadata
+        where = f"artefact {artefact.sha256[:12]}"
+        if said.kind != kind:
+            raise ArtefactError(f"{where}: kind: got {said.kind!r}, expected {kind!r}")
+        if said.layout != layout.version:
+            raise ArtefactError(f"{where}: layout: got {said.layout!r}, expected {layout.version!r}")
+        self.network = artefact.network("actor")
+        if self.network.inputs != layout.size or self.network.outputs != 1:
+            got = (self.network.inputs, self.network.outputs)
+            raise ArtefactError(f"{where}: shape of actor: got {got}, expected ({layout.size}, 1)")
+        self.layout, self.artefact = layout, artefact
+
+    def actions(self, observation: Observation) -> NDArray[np.float64]:
+        """In [-1, 1], discharge positive, one a device; raises PolicyUnableError when the vector or the action is not finite."""
+        check_chemistries(self.artefact, observation)
+        vectors = self.layout.vectors(observation)
+        if vectors.shape != (len(observation.devices), self.layout.size) or not np.isfinite(vectors).all():
+            raise PolicyUnableError(f"observation vector: shape {vectors.shape}, or a number that is not finite")
+        found = self.network(vectors)[:, 0].astype(np.float64)
+        if not np.isfinite(found).all():
+            raise PolicyUnableError("the actor gave a number that is not finite")
+        return np.clip(found, -1.0, 1.0)
+
+
+class ActorPolicy:
+    """Decides by an actor alone. Raises ArtefactError when the artefact does not fit the layout."""
+
+    def __init__(self, record: PolicyRecord, artefact: Artefact, layout: ObservationLayout) -> None:
+        self.record = record
+        self._actor = Actor(artefact, layout, "actor")
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+        return self.record.name
+
+    def decide(self, observation: Observation) -> Decision:
+        """See Policy.decide; the action is a share of each pack's rated power."""
+        actions = self._actor.actions(observation)
+        points = []
+        for device, action in zip(observation.devices, actions.tolist(), strict=True):
+            rated_w = device.max_discharge_power_w if action > 0 else device.max_charge_power_w
+            reason = Reason.IDLE if action == 0 else Reason.PRICE_HIGH if action > 0 else Reason.PRICE_LOW
+            points.append(
+                SetPoint(device_id=device.device_id, power_w=action * rated_w, reason=reason, detail=f"action {action:.4f}")
+            )
+        return Decision(
+            site_id=observation.site.site_id,
+            starts_at=observation.starts_at,
+            interval_s=observation.interval_s,
+            source=self.name,
+            policy_id=self.record.policy_id,
+            set_points=tuple(points),
+            inputs={**observation.inputs, "artefact": self._actor.artefact.sha256},
+        )

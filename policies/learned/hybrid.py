@@ -1,0 +1,135 @@
+"""HYBRID: the MPC with a learned part, and the MPC as its floor.
+
+Two ways, by the artefact's kind: `energy_value`, the learned worth of energy is what the MPC's plan leaves its energy for
+(terminal value); `residual`, an actor shifts the MPC's set points by a share of rated power. The gate is the share of the learned
+part, chosen on validation (training.value_network) and part of the artefact: with 0 the MPC decides as it is. It also decides
+where the learned part lacks an input, and the reason is on record. What the gate of serving.dispatch cuts is the same for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from core.artefact import ArtefactError
+from core.decisions import Decision
+from core.errors import InputError, SolverError
+from core.policy_record import PolicyRecord
+from optimizer.mpc import MpcSolver
+from optimizer.plan import Plan
+from optimizer.problem import SiteProblem
+from policies.base import Observation, PolicyUnableError
+from policies.learned.actor import Actor, ObservationLayout
+from policies.learned.artefact import Artefact
+from policies.learned.value import check_chemistries, energy_value
+from policies.mpc import MpcPolicy, decision_of
+
+ROUNDS = 3
+"""Plans until the worth at the planned end is the worth that was planned with; the marginal falls as the end rises."""
+CLOSE_EUR_PER_KWH = 1e-3
+ARTEFACT_KEY = "artefact"
+"""Of the row's config: the SHA-256; its other keys are the MPC's."""
+
+
+class HybridPolicy:
+    """Raises InputError when the row's config is no MPC's, ArtefactError when the artefact does not fit."""
+
+    def __init__(self, record: PolicyRecord, artefact: Artefact, layout: ObservationLayout | None = None) -> None:
+        self.record = record
+        self.artefact = artefact
+        expected = record.config.get(ARTEFACT_KEY)
+        if expected != artefact.sha256:
+            raise ArtefactError(f"optimization_policies {record.name!r}: sha256: got {artefact.sha256}, expected {expected}")
+        self._mpc = MpcPolicy(replace(record, config={k: v for k, v in record.config.items() if k != ARTEFACT_KEY}))
+        self._solver = MpcSolver(solver=self._mpc.config.solver)
+        share = artefact.metadata.parameters.get("share")
+        if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+            raise ArtefactError(f"artefact {artefact.sha256[:12]}: parameters.share: got {share!r}, expected 0 to 1")
+        self.share = float(share)
+        self._value = energy_value(artefact) if artefact.metadata.kind == "energy_value" else None
+        self._actor = None
+        if self._value is None:
+            if layout is None:
+                raise ArtefactError(f"artefact {artefact.sha256[:12]}: a residual needs the layout {artefact.metadata.layout!r}")
+            self._actor = Actor(artefact, layout, "residual")
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+        return self.record.name
+
+    def decide(self, observation: Observation) -> Decision:
+        """See Policy.decide; unable only where the MPC is."""
+        if self.share == 0.0:
+            return self._noted(self._mpc.decide(observation), "MPC", "the gate is 0: no gain on validation")
+        try:
+            check_chemistries(self.artefact, observation)
+            if self._value is not None:
+                plan = self._planned(observation)
+                return self._noted(decision_of(self.record, observation, plan), "terminal value", "")
+            return self._shifted(observation)
+        except PolicyUnableError as error:
+            return self._noted(self._mpc.decide(observation), "MPC", str(error))
+
+    def _planned(self, observation: Observation) -> Plan:
+        """The plan whose terminal value is the learned worth at the energy that it ends with."""
+        value = self._value
+        assert value is not None  # noqa: S101 - decide asks only then
+        problem = self._mpc.problem(observation)
+        end = observation.starts_at + timedelta(seconds=problem.steps * problem.dt_s)
+        # `marginals` are those after the step that begins at its argument.
+        learned = value.marginals(observation, end - timedelta(seconds=value.dt_s))
+        own = np.array([device.terminal_value_eur_per_kwh for device in problem.devices])
+        worth = (1 - self.share) * own + self.share * float(np.median(learned))
+        plan = None
+        for _ in range(ROUNDS):
+            try:
+                plan = self._solver.plan(_with_terminal(problem, worth))
+            except SolverError as error:
+                raise PolicyUnableError(f"no plan with the learned terminal value: {error}") from None
+            found = []
+            for device, part, base in zip(problem.devices, plan.devices, own.tolist(), strict=True):
+                span = max(device.energy_max_wh - device.energy_min_wh, 1e-9)
+                level = np.clip((float(part.energy_wh[-1]) - device.energy_min_wh) / span, 0.0, 1.0)
+                index = min(int(level * len(learned)), len(learned) - 1)
+                found.append((1 - self.share) * base + self.share * max(0.0, float(learned[index])))
+            if np.abs(np.array(found) - worth).max() < CLOSE_EUR_PER_KWH:
+                break
+            worth = 0.5 * (worth + np.array(found))
+        assert plan is not None  # noqa: S101 - ROUNDS > 0
+        return plan
+
+    def _shifted(self, observation: Observation) -> Decision:
+        actor = self._actor
+        assert actor is not None  # noqa: S101 - decide asks only then
+        decision = self._mpc.decide(observation)
+        actions = dict(zip([d.device_id for d in observation.devices], actor.actions(observation).tolist(), strict=True))
+        devices = {device.device_id: device for device in observation.devices}
+        points = []
+        for point in decision.set_points:
+            device, action = devices[point.device_id], actions[point.device_id]
+            rated_w = device.max_discharge_power_w if action > 0 else device.max_charge_power_w
+            shift_w = self.share * action * rated_w
+            power_w = float(np.clip(point.power_w + shift_w, -device.max_charge_power_w, device.max_discharge_power_w))
+            points.append(replace(point, power_w=power_w, detail=f"{point.detail}; learned shift {shift_w:.0f} W"))
+        return self._noted(replace(decision, set_points=tuple(points)), "residual", "")
+
+    def _noted(self, decision: Decision, how: str, why: str) -> Decision:
+        said: dict[str, Any] = {"decided_by": how, "share": self.share, "artefact": self.artefact.sha256}
+        if why:
+            said["why"] = why
+        return replace(decision, source=self.name, policy_id=self.record.policy_id, inputs={**decision.inputs, "hybrid": said})
+
+
+def _with_terminal(problem: SiteProblem, worth: np.ndarray[Any, np.dtype[np.float64]]) -> SiteProblem:
+    devices = tuple(
+        replace(device, terminal_value_eur_per_kwh=float(value))
+        for device, value in zip(problem.devices, worth.tolist(), strict=True)
+    )
+    try:
+        return replace(problem, devices=devices)
+    except InputError as error:
+        raise PolicyUnableError(str(error)) from None

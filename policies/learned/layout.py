@@ -1,0 +1,106 @@
+"""What the energy-value networks see, the same in training and in serving. A changed row is a new version.
+
+Layout `energy-value/1`, for K steps ahead; prices relative to mean and spread (standard deviation + FLOOR) of the last 7 days:
+
+| index | feature | range |
+|---|---|---|
+| 0, 1 | sine, cosine of the hour of the day, UTC | -1 to 1 |
+| 2 | 1 on Saturday and Sunday, UTC | 0, 1 |
+| 3 | logarithm of the spread in EUR/MWh, less 3 | -2 to 5 |
+| 4 | share of the K steps whose price is published | 0 to 1 |
+| 5 | price of the step that is decided | -8 to 8 |
+| 6 to 5 + K | prices of the steps after it, as far as known or expected | -8 to 8 |
+
+Its outputs are marginal values of stored energy AFTER the step, empty to full, relative to the same mean and spread.
+`energy-value-residual/1`: forecast errors, disagreement of forecasts and the MPC's marginals too; outputs are added to the MPC's.
+`energy-value-unforecast/1`: for prices that nobody forecasts: the last hour, the last day, and the profile of the last 7 days.
+Not here: the network (policies.learned.network), forecasts (optimizer.forecast).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+VALUE_LAYOUT = "energy-value/1"
+RESIDUAL_LAYOUT = "energy-value-residual/1"
+UNFORECAST_LAYOUT = "energy-value-unforecast/1"
+FLOOR_EUR_PER_KWH = 0.003
+LIMIT = 8.0
+
+
+def calendar(hour: FloatArray, weekday: NDArray[np.int64]) -> FloatArray:
+    """Columns 0 to 2; hour of the day and weekday (Monday 0), both (T,)."""
+    angle = hour / 24.0 * 2.0 * np.pi
+    return np.stack([np.sin(angle), np.cos(angle), (weekday >= 5).astype(np.float64)], axis=1)
+
+
+def log_spread(spread: FloatArray) -> FloatArray:
+    """Column 3."""
+    return np.asarray(np.log(1000.0 * spread) - 3.0, dtype=np.float64)
+
+
+def value_features(
+    hour: FloatArray,
+    weekday: NDArray[np.int64],
+    prices_eur_per_kwh: FloatArray,
+    published_share: FloatArray,
+    mean: FloatArray,
+    spread: FloatArray,
+) -> NDArray[np.float32]:
+    """Layout `energy-value/1` of T decisions, (T, 6 + K). `prices_eur_per_kwh` (T, K + 1) begin with that of the step decided."""
+    relative = (prices_eur_per_kwh - mean[:, None]) / spread[:, None]
+    columns = [calendar(hour, weekday), log_spread(spread)[:, None], published_share[:, None], relative]
+    return _bounded(columns)
+
+
+def unforecast_features(
+    hour: FloatArray,
+    weekday: NDArray[np.int64],
+    recent_eur_per_kwh: FloatArray,
+    profile_eur_per_kwh: FloatArray,
+    mean: FloatArray,
+    spread: FloatArray,
+) -> NDArray[np.float32]:
+    """Layout `energy-value-unforecast/1`: `recent` (T, R): prices and means of the past, `profile` (T, 24): hourly means."""
+    columns = [
+        calendar(hour, weekday),
+        np.stack([np.sin(hour / 6.0 * np.pi), np.cos(hour / 6.0 * np.pi)], axis=1),
+        log_spread(spread)[:, None],
+        (np.concatenate([recent_eur_per_kwh, profile_eur_per_kwh], axis=1) - mean[:, None]) / spread[:, None],
+    ]
+    return _bounded(columns)
+
+
+def residual_features(
+    hour: FloatArray,
+    weekday: NDArray[np.int64],
+    prices_eur_per_kwh: FloatArray,
+    recent_errors: FloatArray,
+    disagreement: FloatArray,
+    marginals: FloatArray,
+    mean: FloatArray,
+    spread: FloatArray,
+) -> NDArray[np.float32]:
+    """Layout `energy-value-residual/1`: as above relative to a trailing mean and spread (T,), then errors, then the MPC.
+
+    `recent_errors` (T, E): latest forecast error and its means over longer spans; `disagreement` (T,): between forecasts;
+    `marginals` (T, n): the MPC's, of which every (n / 10)-th is shown. All in EUR/kWh.
+    """
+    scale = spread[:, None]
+    every = max(1, marginals.shape[1] // 10)
+    columns = [
+        calendar(hour, weekday),
+        np.stack([np.sin(hour / 6.0 * np.pi), np.cos(hour / 6.0 * np.pi)], axis=1),
+        log_spread(spread)[:, None],
+        (prices_eur_per_kwh - mean[:, None]) / scale,
+        recent_errors / scale,
+        disagreement[:, None] / scale,
+        (marginals[:, ::every] - mean[:, None]) / scale,
+    ]
+    return _bounded(columns)
+
+
+def _bounded(columns: list[FloatArray]) -> NDArray[np.float32]:
+    return np.clip(np.concatenate(columns, axis=1), -LIMIT, LIMIT).astype(np.float32)

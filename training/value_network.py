@@ -1,0 +1,247 @@
+"""Training the energy-value network from a config: `train_value(config, run_dir, progress) -> Artefact`.
+
+Here: the config (every key checked), the order of work, the gate between network and MPC, the artefact. The gate is the share of
+the network in what energy is said to be worth; the rest is the MPC's. It is chosen on validation alone, and is 0, the MPC as it
+is, where the interval of the paired difference there reaches zero. Not here: one fit (value_fit), data (value_data), the command
+line.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ValidationError as PydanticError
+
+from core.devices import Chemistry
+from core.errors import InputError, nearest
+from optimizer.dynamic import FloatArray, lattice
+from policies.learned.artefact import Artefact
+from policies.learned.network import Mlp
+from training.artefacts import make_artefact, write_artefact
+from training.value_data import LAYOUTS, Rows, ValueTask, tuned
+from training.value_fit import Fit, FitSettings, fit_network
+from training.value_market import Information, Split, read_market, split_by_dates, split_by_half
+from training.value_score import compare
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+GATE_LEVEL = 0.95
+Progress = Callable[[str, int, int, float], object]
+"""Called with what is going on, iterations done, iterations in all, validation score (share of perfect foresight)."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """The price file."""
+
+    path: Path
+    price_column: str
+    forecast_columns: tuple[str, ...] = ()
+    """Forecasts whose mean is planned on; only with hourly_reveal."""
+    opinion_columns: tuple[str, ...] = ()
+    """Forecasts whose disagreement is a feature; the ones above when left out."""
+    eur_per_kwh: float = Field(default=1e-3, gt=0)
+    """EUR/kWh of the file's unit; 0.001 for EUR/MWh."""
+
+
+class SplitConfig(_Strict):
+    """By dates, or the first half and the last days of it."""
+
+    train_from: date | None = None
+    validate_from: date | None = None
+    validate_until: date | None = None
+    """What comes after is the test, and is not looked at."""
+    half: bool = False
+    validation_days: int = Field(default=60, ge=7)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitConfig:
+        dates = [self.train_from, self.validate_from, self.validate_until]
+        if self.half == any(item is not None for item in dates) or (not self.half and None in dates):
+            raise ValueError("either half: true, or train_from, validate_from and validate_until")
+        known = [item for item in dates if item is not None]
+        if any(b <= a for a, b in pairwise(known)):
+            raise ValueError("train_from, validate_from, validate_until must rise: periods must not overlap")
+        return self
+
+
+class PlantConfig(_Strict):
+    """The store. The defaults are 1 MW, 2 MWh, 5 EUR per MWh delivered."""
+
+    capacity_wh: float = Field(default=2e6, gt=0)
+    power_w: float = Field(default=1e6, gt=0)
+    round_trip: float = Field(default=0.9025, gt=0, le=1)
+    wear_eur_per_kwh: float = Field(default=0.005, ge=0)
+    charge_steps: int = Field(default=19, ge=1, le=1000)
+
+
+class ValueConfig(_Strict):
+    """A training of the energy-value network. Unknown keys are refused."""
+
+    algorithm: str = Field(default="energy_value", pattern="^energy_value$")
+    name: str
+    information: Information
+    data: DataConfig
+    split: SplitConfig
+    plant: PlantConfig = PlantConfig()
+    fit: FitSettings = FitSettings()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=20)
+    """One network each; their mean is what acts."""
+    stride: int = Field(default=1, ge=1)
+    """Every so many steps are learned from; neighbours of short steps are alike."""
+    chemistries: tuple[Chemistry, ...] = tuple(Chemistry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Networks, gate, and what they reached on validation."""
+
+    task: ValueTask
+    fits: tuple[Fit, ...]
+    share: float
+    metrics: dict[str, Any]
+    cpu_s: float
+    """Data, targets, tuning and fits together."""
+
+    def network(self) -> Callable[[Any], Any]:
+        """The mean of the networks."""
+        return mean_network([fit.network for fit in self.fits])
+
+    def marginals(self, rows: Rows, share: float | None = None) -> FloatArray:
+        """What HYBRID says that energy is worth on a range; with share 1 the network alone. (T, n)."""
+        part = self.share if share is None else share
+        plan = self.task.plan(rows) if part < 1.0 or self.task.information == "hourly_reveal" else None
+        if part == 0.0 and plan is not None:
+            return plan
+        said = self.task.value(self.network(), rows, self.task.features(rows, plan), plan)  # type: ignore[arg-type]
+        return said if plan is None or part == 1.0 else np.asarray(part * said + (1.0 - part) * plan)
+
+
+def mean_network(networks: list[Mlp]) -> Callable[[Any], Any]:
+    """Mean output of several networks."""
+    if len(networks) == 1:
+        return networks[0]
+    return lambda x: np.mean([network(x) for network in networks], axis=0)
+
+
+def parse_value_config(values: Mapping[str, Any], source: str) -> ValueConfig:
+    """Raises InputError naming the key, its value and what was expected."""
+    try:
+        return ValueConfig.model_validate(dict(values))
+    except PydanticError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "config"
+        known: dict[str, type[BaseModel]] = {"data": DataConfig, "split": SplitConfig, "plant": PlantConfig, "fit": FitSettings}
+        model = known.get(str(first["loc"][0]), ValueConfig) if len(first["loc"]) > 1 else ValueConfig
+        hint = nearest(str(first["loc"][-1]), list(model.model_fields)) if first["type"] == "extra_forbidden" else ""
+        raise InputError(source=source, field=field, value=first.get("input"), expected=first["msg"] + hint) from None
+
+
+def task_of(config: ValueConfig) -> ValueTask:
+    """The data of a config, split; raises InputError for a file that cannot be read or a split that leaks."""
+    data = config.data
+    market = read_market(data.path, data.price_column, data.forecast_columns, data.eur_per_kwh)
+    opinions = None
+    if data.opinion_columns:
+        opinions = read_market(data.path, data.price_column, data.opinion_columns, data.eur_per_kwh).forecasts_eur_per_kwh
+    plant = lattice(dt_s=market.dt_s, **config.plant.model_dump())
+    split = config.split
+    if split.half:
+        made: Split = split_by_half(market, split.validation_days)
+    else:
+        dates = (split.train_from, split.validate_from, split.validate_until)
+        made = split_by_dates(market, [item for item in dates if item is not None])
+    return ValueTask(market=market, split=made, plant=plant, information=config.information, opinions=opinions)
+
+
+def fit_task(
+    task: ValueTask,
+    settings: FitSettings,
+    seeds: tuple[int, ...] = (0,),
+    stride: int = 1,
+    progress: Progress | None = None,
+) -> Trained:
+    """Tune the MPC's correction, fit one network a seed, choose the gate. Looks at training and validation data only."""
+    begun = time.process_time()
+    task = tuned(task)
+    rows = task.split.validate
+    features, targets = task.supervised(task.split.train, stride)
+    best = task.run(task.hindsight(rows), rows)
+    plan = task.plan(rows)
+    mpc = task.run(plan, rows)
+    seen = task.features(rows, plan)
+
+    def score(network: Any) -> float:  # noqa: ANN401 - a network or a mean of networks
+        return task.run(task.value(network, rows, seen, plan), rows).total_eur / best.total_eur
+
+    fits = []
+    for seed in seeds:
+        told = None if progress is None else (lambda done, total, at, s=seed: progress(f"seed {s}", done, total, at))
+        fits.append(fit_network(features, targets, settings, score, seed=seed, progress=told))
+    said = task.value(mean_network([fit.network for fit in fits]), rows, seen, plan)  # type: ignore[arg-type]
+    runs = {share: task.run(share * said + (1.0 - share) * plan, rows) for share in SHARES}
+    share = max(runs, key=lambda key: runs[key].total_eur)
+    gain = compare(runs[share], mpc, best.total_eur, task.price(rows), task.week, level=GATE_LEVEL)
+    metrics = {
+        "validation_network_pct": round(100.0 * runs[1.0].total_eur / best.total_eur, 3),
+        "validation_mpc_pct": round(100.0 * mpc.total_eur / best.total_eur, 3),
+        "validation_best_share": share,
+        "validation_gain_points": [round(gain.points, 3), round(gain.low, 3), round(gain.high, 3)],
+        "correction_phi": task.correction.phi,
+        "correction_days": task.correction.days,
+        "best_at": [fit.best_at for fit in fits],
+    }
+    chosen = share if gain.low > 0.0 else 0.0
+    return Trained(task=task, fits=tuple(fits), share=chosen, metrics=metrics, cpu_s=time.process_time() - begun)
+
+
+def train_value(config: ValueConfig, run_dir: Path, progress: Progress | None = None) -> Artefact:
+    """Train by a config and write `run_dir/artefact` and `run_dir/metrics.json`.
+
+    Takes seconds to a minute and starts anew when it was killed: same config, same data, same result. Raises InputError for data
+    that cannot be read and OSError when nothing can be written; what was in `run_dir/artefact` then stays or fails its hash.
+    """
+    trained = fit_task(task_of(config), config.fit, config.seeds, config.stride, progress)
+    task = trained.task
+    artefact = make_artefact(
+        {f"value{k}": fit.network for k, fit in enumerate(trained.fits)},
+        kind="residual" if config.information == "hourly_reveal" else "energy_value",
+        layout=LAYOUTS[config.information],
+        chemistries=config.chemistries,
+        information=("day_ahead_price_eur_per_kwh",),
+        parameters={
+            "share": trained.share,
+            "horizon_steps": task.horizon_steps,
+            "dt_s": task.market.dt_s,
+            "information": config.information,
+            "correction_phi": task.correction.phi,
+        },
+        plant={**config.plant.model_dump(), "intervals": task.plant.intervals},
+        metrics=trained.metrics,
+        training={
+            "config": config.model_dump(mode="json", exclude={"data": {"path"}}),
+            "data_file": config.data.path.name,
+            "data_sha256": task.market.sha256,
+            "cpu_s": round(trained.cpu_s, 2),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in ("numpy", "numba", "torch", "safetensors")},
+        },
+    )
+    write_artefact(artefact, run_dir / "artefact")
+    record = {"sha256": artefact.sha256, "cpu_s": trained.cpu_s, **trained.metrics}
+    record["history"] = [[list(point) for point in fit.history] for fit in trained.fits]
+    (run_dir / "metrics.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return artefact
