@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -306,14 +307,14 @@ def clamp(power_w: float, limits: PackLimits, condition: Condition, dt_s: float)
     return power_w, None
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    compiled: Callable[..., None] = njit(cache=True, error_model="numpy")(function)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = njit(cache=True, error_model="numpy", nogil=True, _nrt=False)(function)
     return compiled
 
 
 @_compiled
-def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, out: FloatArray) -> None:
-    """Compiled form of `power_bounds`; limits (15,), condition (N, 17), out (N, 4): charge, discharge, two Bounds.
+def bound_of_side(limits: FloatArray, condition: FloatArray, dt_s: float, charging: bool) -> tuple[float, int]:
+    """Power (W >= 0) that a charge or a discharge may use and the Bound that decides; limits (15,), condition (17,).
 
     All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal
     power is I times the lowest voltage of the step. The voltage at its END, V -+ I (R + slope dt/Q), is held within limits.
@@ -323,57 +324,61 @@ def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, 
     t_min, t_max, t_delta = limits[8], limits[9], limits[10]
     soc_min, soc_max, depth, c_rate = limits[11], limits[12], limits[13], limits[14]
     dt_h = dt_s / 3600.0
+    soc, t_hot, t_cold, t_free, gain, spread = condition[:6]
+    v_oc, slope_d, r_d, q_ah, eta_q, soc_low, soc_high, spare_c, spare_d, slope_c, r_c = condition[6:]
+    warm = min(1.0, max(0.0, (t_max - t_hot) / THERMAL_TAPER_K))
+    cold = min(1.0, max(0.0, (t_cold - t_min) / THERMAL_TAPER_K))
+    even = 1.0
+    if t_delta < np.inf:  # no limit: inf / inf would be no number, and a NaN no power
+        even = min(1.0, max(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
+    if charging:
+        i_rated, room, v_room = current_c, soc_max - soc, v_max - spare_c - v_oc
+        depth_room, rated, slope, r = soc_low + depth - soc, rated_c, slope_c, max(r_c, 1e-9)
+    else:
+        i_rated, room, v_room = current_d, soc - soc_min, v_oc - spare_d - v_min
+        depth_room, rated, slope, r = soc - (soc_high - depth), rated_d, slope_d, max(r_d, 1e-9)
+    r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
+    # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
+    i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
+    ah_per_pct = q_ah / 100.0 / (eta_q if charging else 1.0)
+    current, code = i_rated, 1
+    if c_rate * q_ah < current:
+        current, code = c_rate * q_ah, 2
+    # A charge of constant power ends with less current than it began with: what flows at the limit is P over the limit.
+    last = min(1.0, max(0.0, (v_oc - spare_d) / max(v_oc + v_room, 1e-9))) if charging else 1.0
+    i_voltage = v_room / (last * r + r_end - r)
+    if i_voltage < current:
+        current, code = i_voltage, 3
+    if room * ah_per_pct / dt_h < current:
+        current, code = room * ah_per_pct / dt_h, 4
+    if depth_room * ah_per_pct / dt_h < current:
+        current, code = depth_room * ah_per_pct / dt_h, 8
+    if i_heat < current:
+        current, code = i_heat, 6
+    if not charging and current > 0.5 * (v_oc - spare_d) / r_end:
+        current, code = 0.5 * (v_oc - spare_d) / r_end, 3
+    # Constant power draws its largest current at the step's lowest voltage: at the beginning of a charge, where
+    # no drop has built up yet (or where an earlier charge's has died away), and at the end of a discharge.
+    lowest_v = v_oc - spare_d if charging else v_oc - spare_d - current * r_end
+    power = max(0.0, current * lowest_v)
+    if rated < power:
+        power, code = rated, 0
+    taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * min(1.0, max(0.0, room / SOC_TAPER_PCT))
+    # The tapers are shares of rated power: an already small bound is not cut twice.
+    if taper * rated < power:
+        power, code = taper * rated, 5
+    if warm * rated < power:
+        power, code = warm * rated, 6
+    if cold * rated < power:
+        power, code = cold * rated, 6
+    if even * rated < power:
+        power, code = even * rated, 7
+    return max(power, 0.0), code
+
+
+@_compiled
+def power_bounds_kernel(limits: FloatArray, condition: FloatArray, dt_s: float, out: FloatArray) -> None:
+    """Compiled form of `power_bounds`; limits (15,), condition (N, 17), out (N, 4): charge, discharge, two Bounds."""
     for k in range(condition.shape[0]):
-        soc, t_hot, t_cold, t_free, gain, spread = condition[k, :6]
-        v_oc, slope_d, r_d, q_ah, eta_q, soc_low, soc_high, spare_c, spare_d, slope_c, r_c = condition[k, 6:]
-        warm = min(1.0, max(0.0, (t_max - t_hot) / THERMAL_TAPER_K))
-        cold = min(1.0, max(0.0, (t_cold - t_min) / THERMAL_TAPER_K))
-        even = 1.0
-        if t_delta < np.inf:  # no limit: inf / inf would be no number, and a NaN no power
-            even = min(1.0, max(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
-        for side in range(2):
-            charging = side == 0
-            if charging:
-                i_rated, room, v_room = current_c, soc_max - soc, v_max - spare_c - v_oc
-                depth_room, rated, slope, r = soc_low + depth - soc, rated_c, slope_c, max(r_c, 1e-9)
-            else:
-                i_rated, room, v_room = current_d, soc - soc_min, v_oc - spare_d - v_min
-                depth_room, rated, slope, r = soc - (soc_high - depth), rated_d, slope_d, max(r_d, 1e-9)
-            r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
-            # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
-            i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
-            ah_per_pct = q_ah / 100.0 / (eta_q if charging else 1.0)
-            current, code = i_rated, 1
-            if c_rate * q_ah < current:
-                current, code = c_rate * q_ah, 2
-            # A charge of constant power ends with less current than it began with: what flows at the limit is P over the limit.
-            last = min(1.0, max(0.0, (v_oc - spare_d) / max(v_oc + v_room, 1e-9))) if charging else 1.0
-            i_voltage = v_room / (last * r + r_end - r)
-            if i_voltage < current:
-                current, code = i_voltage, 3
-            if room * ah_per_pct / dt_h < current:
-                current, code = room * ah_per_pct / dt_h, 4
-            if depth_room * ah_per_pct / dt_h < current:
-                current, code = depth_room * ah_per_pct / dt_h, 8
-            if i_heat < current:
-                current, code = i_heat, 6
-            if not charging and current > 0.5 * (v_oc - spare_d) / r_end:
-                current, code = 0.5 * (v_oc - spare_d) / r_end, 3
-            # Constant power draws its largest current at the step's lowest voltage: at the beginning of a charge, where
-            # no drop has built up yet (or where an earlier charge's has died away), and at the end of a discharge.
-            lowest_v = v_oc - spare_d if charging else v_oc - spare_d - current * r_end
-            power = max(0.0, current * lowest_v)
-            if rated < power:
-                power, code = rated, 0
-            taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * min(1.0, max(0.0, room / SOC_TAPER_PCT))
-            # The tapers are shares of rated power: an already small bound is not cut twice.
-            if taper * rated < power:
-                power, code = taper * rated, 5
-            if warm * rated < power:
-                power, code = warm * rated, 6
-            if cold * rated < power:
-                power, code = cold * rated, 6
-            if even * rated < power:
-                power, code = even * rated, 7
-            out[k, side] = max(power, 0.0)
-            out[k, 2 + side] = code
+        out[k, 0], out[k, 2] = bound_of_side(limits, condition[k], dt_s, True)
+        out[k, 1], out[k, 3] = bound_of_side(limits, condition[k], dt_s, False)

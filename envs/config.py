@@ -89,8 +89,9 @@ class EnvConfig(ConfigModel):
     packs: Annotated[tuple[PackRange, ...], Field(min_length=1, max_length=64)] = (PackRange(),)
     grid: GridRange = GridRange()
     tariff: Tariff = Tariff()
-    substep_s: Annotated[Number, Field(gt=0.0, le=3600.0)] = 60.0
-    """Longest substep of the circuit. 60 s is what device and twin use; as long as the step is fastest (docs/environment.md)."""
+    substep_s: Annotated[Number, Field(gt=0.0, le=300.0)] = 60.0
+    """Longest substep of the circuit. 60 s is what device and twin use; 300 s is faster and less true (docs/environment.md).
+    Longer ones would let heat pass a limit within a substep."""
     episode_steps: Annotated[Whole, Field(gt=0)] | None = 672
     """Steps until truncation; none runs to the end of the data."""
     information: Literal["published", "revealed"] = "published"

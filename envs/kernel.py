@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.condition import true_condition
-from core.battery.ecm import advance, compiled, interpolate
-from core.limits import power_bounds_kernel
+from core.battery.ecm import advance, compiled_lean, interpolate
 from envs import variants as at
 from envs.layout import OBSERVATION_BOUND
+from envs.projection import project
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -23,9 +22,9 @@ BUY, SELL, MEAN, SPREAD, LOAD, PV, LOAD_FORECAST, PV_FORECAST, AMBIENT, MONTH = 
 CASH, WEAR_COST, POTENTIAL, PROJECTED, GRID, LOAD_NOW, PV_NOW, PEAK_COST = range(8)
 RESULTS = ("cash_eur", "wear_eur", "potential_eur", "projected_share", "grid_w", "load_w", "pv_w", "peak_eur")
 """Columns of the results of a step, shape (M, 8): what the reward is made of, and the meter. Cash holds the peak's cost."""
-WISHED, APPLIED, ALLOWED_CHARGE, ALLOWED_DISCHARGE, ENDED_V, MEAN_A = range(6)
-PACK_RESULTS = ("intended_w", "applied_w", "charge_bound_w", "discharge_bound_w", "voltage_v", "current_a")
-"""Columns of the packs' results, shape (M, P, 6); power and current are the step's means, voltage that of its end."""
+WISHED, APPLIED, ENDED_V, MEAN_A = range(4)
+PACK_RESULTS = ("intended_w", "applied_w", "voltage_v", "current_a")
+"""Columns of the packs' results, shape (M, P, 4); power and current are the step's means, voltage that of its end."""
 ROW, LEFT, VARIANT = range(3)
 """Columns of the clocks, shape (M, 3): row of the data, steps left, site."""
 OFFSET, PEAK, IDLE_PEAK, RETURN, LENGTH = range(5)
@@ -35,7 +34,7 @@ _MULTIPLY_1, _MULTIPLY_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB13
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@compiled
+@compiled_lean
 def draw(stream: NDArray[np.uint64], e: int) -> float:
     """Next number in [0, 1) of an environment's own stream: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     stream[e] += _GOLDEN
@@ -46,7 +45,7 @@ def draw(stream: NDArray[np.uint64], e: int) -> float:
     return float(x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@compiled
+@compiled_lean
 def begin(
     e: int,
     stream: NDArray[np.uint64],
@@ -80,12 +79,25 @@ def begin(
         state[e, p, 3] = ambient + own[at.WARM_FIRST] + (own[at.WARM_LAST] - own[at.WARM_FIRST]) * draw(stream, e)
 
 
-@compiled
+@compiled_lean
 def _bounded(value: float) -> float:
     return min(max(value, -OBSERVATION_BOUND), OBSERVATION_BOUND)
 
 
-@compiled
+@compiled_lean
+def _between(share: float, places: FloatArray, values: FloatArray, row: int) -> float:
+    """A row of values at a place between rising places, held at the ends."""
+    last = places.shape[0] - 1
+    if share >= places[last]:
+        return float(values[row, last])
+    k = 0
+    while k < last - 1 and share > places[k + 1]:
+        k += 1
+    part = max(0.0, (share - places[k]) / (places[k + 1] - places[k]))
+    return float(values[row, k] + part * (values[row, k + 1] - values[row, k]))
+
+
+@compiled_lean
 def observe(
     e: int,
     clocks: IntArray,
@@ -134,11 +146,11 @@ def observe(
         out[at_k + 3 + _SHOWN] = _bounded(pack[v, p, at.WEAR] / spread)
         at_k += _PACK_FIELDS
         if marginal_soc.shape[0] > 0:
-            out[at_k] = _bounded(np.interp(state[e, p, 0], marginal_soc, marginal[t]))
+            out[at_k] = _bounded(_between(state[e, p, 0], marginal_soc, marginal, t))
             at_k += 1
 
 
-@compiled
+@compiled_lean
 def step_many(
     e_first: int,
     e_last: int,
@@ -151,6 +163,8 @@ def step_many(
     pack: FloatArray,
     shown: NDArray[np.float32],
     energy_share: FloatArray,
+    spans: FloatArray,
+    level_of: IntArray,
     by_soc: FloatArray,
     by_temperature: FloatArray,
     rows: NDArray[np.float32],
@@ -176,12 +190,12 @@ def step_many(
     results: FloatArray,
     pack_results: FloatArray,
     final_accounts: FloatArray,
+    scratch: FloatArray,
 ) -> None:
-    """Step environments e_first to e_last (exclusive); actions (M, P) in [-1, 1], 1 = discharge at rated power."""
+    """Step environments e_first to e_last (exclusive); actions (M, P) in [-1, 1], 1 = discharge at rated power; scratch (30,)."""
     packs = pack.shape[1]
     hours = dt_s / 3600.0
-    anchors, found = np.empty(2), np.empty((2, 3))
-    condition, bounds, output = np.empty((1, 17)), np.empty((1, 4)), np.empty(5)
+    anchors, found, condition, output = scratch[0:2], scratch[2:8].reshape(2, 3), scratch[8:25], scratch[25:30]
     for e in range(e_first, e_last):
         t, v = clocks[e, ROW], clocks[e, VARIANT]
         own, money = site[v], economics[t]
@@ -192,16 +206,13 @@ def step_many(
         for p in range(packs):
             row, done = pack[v, p], pack_results[e, p]
             cell = int(row[3])
-            # fmt: off
-            true_condition(state[e, p], ambient, row[at.CELL_HIGH], row[at.CELL_LOW], row[26:30], row[0:11], by_soc[cell],
-                           by_temperature[cell], dt_s, anchors, found, condition[0])
-            # fmt: on
-            power_bounds_kernel(row[11:26], condition, dt_s, bounds)
-            done[ALLOWED_CHARGE], done[ALLOWED_DISCHARGE] = bounds[0, 0], bounds[0, 1]
             wish = min(max(float(actions[e, p]), -1.0), 1.0)
             wish *= row[27] if wish > 0.0 else row[26]
             done[WISHED] = wish
-            done[APPLIED] = min(max(wish, -bounds[0, 0]), bounds[0, 1])
+            # fmt: off
+            done[APPLIED] = project(wish, state[e, p], ambient, row, spans[cell], level_of, by_soc[cell], by_temperature[cell],
+                                    dt_s, anchors, found, condition)
+            # fmt: on
             if done[APPLIED] > 0.0:
                 discharged += done[APPLIED]
             else:
@@ -261,7 +272,8 @@ def step_many(
             # fmt: off
             observe(e, clocks, accounts, state, site, pack, shown, rows, economics, load_ahead, pv_ahead, marginal, marginal_soc,
                     final_observation[e])
-            final_accounts[e] = accounts[e]
+            for k in range(accounts.shape[1]):
+                final_accounts[e, k] = accounts[e, k]
             begin(e, stream, clocks, accounts, state, site, pack, economics, first, last, episode_steps, offset_low, offset_high)
             # fmt: on
         # fmt: off

@@ -36,7 +36,7 @@ class NativeVecEnv(VecEnv):  # type: ignore[misc]
 
     @property
     def pack_results(self) -> NDArray[np.float64]:
-        """Shape (M, P, 6)."""
+        """Shape (M, P, 4)."""
         return self.batched.engine.buffers.pack_results
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:

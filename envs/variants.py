@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.battery.cells import BY_SOC, ROW, energy_curve_wh
-from core.battery.ecm import substep_rates
+from core.battery.ecm import SUBSTEP_S, substep_rates
 from core.devices import Chemistry, DeviceConfig
 from core.limits import ConstraintRow, PackLimits, tightest
 from core.pack import ecm_parameters, power_ratings
@@ -26,8 +26,10 @@ FloatArray = NDArray[np.float64]
 PARAMETERS, LIMITS, RATINGS, RATES = slice(0, 11), slice(11, 26), slice(26, 30), slice(30, 35)
 """Columns of a pack's row: core.battery.ecm.PARAMETERS, core.limits.PackLimits.vector, core.pack.power_ratings, substep_rates."""
 CELL_HIGH, CELL_LOW, WEAR, ENERGY, SOC_FIRST, SOC_LAST, WARM_FIRST, WARM_LAST = range(35, 43)
-"""Shape of the cells' scatter; EUR per kWh of throughput; Wh when full; ranges of the initial state (0-1, K over ambient)."""
-PACK_COLUMNS = 43
+V1_BUILT, LAG_KEPT, HEAT_KEPT, HEAT_GAIN = range(43, 47)
+"""Shape of the cells' scatter; EUR per kWh of throughput; Wh when full; ranges of the initial state (0-1, K over ambient);
+what of v1 builds up, of lag and warmth stays over a step, and K per W at most."""
+PACK_COLUMNS = 47
 IMPORT_LIMIT, EXPORT_LIMIT, RATED, LOAD_FACTOR, PV_FACTOR, SCALE, PEAK_PRICE, PEAK_FIRST, PEAK_LAST = range(9)
 """Columns of a site's row: W, W, W, factors on load and PV, installed kWh, EUR per kW, range of the first peak in W."""
 SITE_COLUMNS = 9
@@ -68,7 +70,7 @@ def draw_variants(config: EnvConfig, data: Exogenous) -> Variants:
             device = _device(given, f"pack-{p}", rng)
             soh[v, p] = rng.uniform(*given.soh_pct)
             bounds = tightest(device, [_constraints(given, device.device_id)], _AT)
-            pack[v, p] = _pack_row(given, device, soh[v, p], bounds, data.dt_s / substeps, rng)
+            pack[v, p] = _pack_row(given, device, soh[v, p], bounds, data.dt_s, substeps, rng)
             configs.append(device)
             limits.append(bounds)
         rated_w = sum(max(d.max_charge_power_w, d.max_discharge_power_w) for d in configs)
@@ -114,19 +116,36 @@ def energy_shares() -> FloatArray:
 
 
 def _pack_row(
-    given: PackRange, device: DeviceConfig, soh_pct: float, limits: PackLimits, substep_s: float, rng: np.random.Generator
+    given: PackRange,
+    device: DeviceConfig,
+    soh_pct: float,
+    limits: PackLimits,
+    dt_s: float,
+    substeps: int,
+    rng: np.random.Generator,
 ) -> FloatArray:
     row = np.empty(PACK_COLUMNS)
     row[PARAMETERS] = ecm_parameters(device, soh_pct)
     row[LIMITS] = limits.vector()
     row[RATINGS] = power_ratings(device)
+    substep_s = dt_s / substeps
     substep_rates(row[PARAMETERS], substep_s, row[RATES])
+    if substep_s > SUBSTEP_S:
+        # Warming of a longer substep is that of as many of 60 s with the same heat: a pack's time constant is some 20 minutes.
+        capacity, cooling = row[PARAMETERS][7], row[PARAMETERS][8]
+        row[RATES][3] = (1.0 - (1.0 - SUBSTEP_S * cooling / capacity) ** (substep_s / SUBSTEP_S)) / cooling
     row[CELL_HIGH] = rng.uniform(0.35, 0.65)
     row[CELL_LOW] = 1.0 - row[CELL_HIGH]
     row[WEAR] = wear_cost(device.chemistry, soh_pct, given.replacement_eur_per_kwh)
     row[ENERGY] = energy_curve_wh(device, soh_pct)[-1]
     row[[SOC_FIRST, SOC_LAST]] = np.array(given.initial_soc_pct) / 100.0
     row[[WARM_FIRST, WARM_LAST]] = given.initial_warmth_k
+    parameters = row[PARAMETERS]
+    row[V1_BUILT], row[LAG_KEPT] = 1.0 - np.exp(-dt_s / parameters[4]), np.exp(-dt_s / parameters[5])
+    row[HEAT_KEPT] = np.exp(-dt_s * parameters[8] / parameters[7])
+    # Heat of all polarisation over that of what builds up in the step is at most this: core.battery.condition.condition_row.
+    most = 1.0 / min(1.0, row[V1_BUILT], 1.0 - row[LAG_KEPT])
+    row[HEAT_GAIN] = (1.0 - row[HEAT_KEPT]) / parameters[8] * most
     return row
 
 

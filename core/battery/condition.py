@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.ecm import compiled, interpolate
+from core.battery.ecm import compiled_lean, interpolate
 from core.battery.reach import side
 
 FloatArray = NDArray[np.float64]
@@ -21,14 +21,14 @@ CELL_TEMPERATURE_SPREAD = 0.15
 """Hottest minus coldest cell, as a share of the pack's rise over ambient."""
 
 
-@compiled
+@compiled_lean
 def open_circuit(parameters: FloatArray, by_soc: FloatArray, soc: float, temperature_c: float) -> float:
     """Pack voltage at rest; soc 0-1, tables of the pack's cell (core.battery.ecm)."""
     value: float = parameters[1] * (interpolate(by_soc[:, 0], soc) + (temperature_c - 25.0) * interpolate(by_soc[:, 1], soc))
     return value
 
 
-@compiled
+@compiled_lean
 def condition_row(
     soc: float,
     temperature_c: float,
@@ -74,7 +74,7 @@ def condition_row(
     out[13], out[14], out[15], out[16] = spare_charge_v, spare_discharge_v, found[0, 0], found[0, 1]
 
 
-@compiled
+@compiled_lean
 def true_condition(
     state: FloatArray,
     ambient_c: float,
