@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -83,6 +84,36 @@ def upsert_policy(conn: psycopg.Connection[Any], record: PolicyRecord, *, by: st
             (*values, record.deployed_at, record.status, record.site_id, record.name, by),
         ).fetchone()
     return str(made[0]) if made else ""
+
+
+def register_policy(conn: psycopg.Connection[Any], record: PolicyRecord, *, by: str = "pulsebms") -> str:
+    """Write a newly trained policy with status `testing`; returns its id. What was registered before is replaced by name.
+
+    Raises InputError when the record lacks what a learned policy must say, or when a row of that name is active: a policy that
+    decides is not exchanged under its name.
+    """
+    source = f"optimization_policies {record.name!r} ({record.site_id})"
+    for field, value, expected in (
+        ("policy_type", record.policy_type in ("RL", "HYBRID") or None, "RL or HYBRID"),
+        ("config.artefact", record.config.get("artefact"), "the SHA-256 of its artefact"),
+        ("model_version", record.model_version, "a version"),
+        ("training_date", record.training_date, "when it was trained"),
+        ("performance_metrics", record.performance_metrics, "what it reached on validation"),
+    ):
+        if value is None:
+            got = record.policy_type if field == "policy_type" else None
+            raise InputError(source=source, field=field, value=got, expected=expected)
+    with conn.transaction():
+        conn.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{record.site_id}/{record.name}",))
+        active = conn.execute(
+            "SELECT 1 FROM optimization_policies WHERE site_id = %s AND name = %s AND status = 'active'",
+            (record.site_id, record.name),
+        ).fetchone()
+        if active:
+            raise InputError(
+                source=source, field="status", value="active", expected="another name: a policy of this one decides now"
+            )
+        return upsert_policy(conn, replace(record, status="testing"), by=by)
 
 
 def set_policy_status(conn: psycopg.Connection[Any], policy_id: str, status: str) -> None:
