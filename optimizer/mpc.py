@@ -57,17 +57,18 @@ class MpcSolver:
         if self.solver not in CHOICES:
             raise InputError(source="MPC", field="solver", value=self.solver, expected=f"one of {sorted(CHOICES)}")
 
-    def plan(self, problem: SiteProblem, first_w: FloatArray | None = None) -> Plan:
+    def plan(self, problem: SiteProblem, first_w: FloatArray | None = None, *, shift_steps: int = 1) -> Plan:
         """Solve; raises SolverError with every failure of the chain when nothing passes the replay.
 
         `first_w` (devices, m) fixes the net powers of the first m steps, which must be executable: what scenarios decided.
+        `shift_steps`: how many steps time has moved on since the last plan; a last plan that has run out stands in for nothing.
         """
         began_s = time.perf_counter()
         failures: list[str] = []
         for name in self._order(problem, first_w):
             try:
                 if name == FLEET:
-                    return self._fleet_plan(problem, failures)
+                    return self._fleet_plan(problem, shift_steps, failures)
                 if self._qp is None or self._qp.shape != shape_of(problem):
                     self._qp = SiteQP(problem)
                 else:
@@ -79,7 +80,7 @@ class MpcSolver:
                 return self._finish(problem, self._qp, exclusive, failures, began_s)
             except SolverError as error:
                 self._failed(name, str(error), failures)
-        shifted = self._shifted(problem)
+        shifted = self._shifted(problem, shift_steps)
         if shifted is not None:
             try:
                 return self._accept(problem, *shifted, None, failures, began_s)
@@ -94,12 +95,14 @@ class MpcSolver:
         wanted = self.solver
         if wanted == AUTO:
             wanted = STRUCTURED if count == 1 else "piqp" if count <= LARGE_SITE else FLEET
+        if only_qp and count > LARGEST_QP:
+            raise SolverError(f"layers of wear and scenarios are for at most {LARGEST_QP} devices behind one meter, not {count}")
         if only_qp and wanted in (FLEET, STRUCTURED):
             wanted = "piqp"
         return list(dict.fromkeys((wanted, "piqp"))) if count <= LARGEST_QP or wanted != FLEET else [wanted]
 
-    def _fleet_plan(self, problem: SiteProblem, failures: list[str]) -> Plan:
-        plan = self._fleet.plan(problem)
+    def _fleet_plan(self, problem: SiteProblem, shift_steps: int, failures: list[str]) -> Plan:
+        plan = self._fleet.plan(problem, shift_steps=shift_steps)
         self._last = (
             tuple(device.device_id for device in problem.devices),
             problem.dt_s,
@@ -115,15 +118,15 @@ class MpcSolver:
         failures.append(f"{name}: {why}")
         log.warning("solver_failed", solver=name, why=why)
 
-    def _shifted(self, problem: SiteProblem) -> tuple[FloatArray, FloatArray] | None:
-        """The last plan one step on, idle at the end; None when it was for other devices or another grid of time."""
+    def _shifted(self, problem: SiteProblem, steps: int) -> tuple[FloatArray, FloatArray] | None:
+        """The last plan `steps` on, idle at its end; None when it was for other devices or steps, or has run out."""
         ids = tuple(device.device_id for device in problem.devices)
         if self._last is None or self._last[0] != ids or self._last[1] != problem.dt_s:
             return None
         power, curtail = self._last[2:]
-        if power.shape[1] != problem.steps:
+        if power.shape[1] != problem.steps or not 0 <= steps < problem.steps:
             return None
-        return np.pad(power[:, 1:], ((0, 0), (0, 1))), np.pad(curtail[1:], (0, 1))
+        return np.pad(power[:, steps:], ((0, 0), (0, steps))), np.pad(curtail[steps:], (0, steps))
 
     def _finish(
         self,

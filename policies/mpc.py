@@ -7,8 +7,10 @@ Decision. Not here: matrices and solvers (optimizer).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -16,19 +18,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic import ValidationError as PydanticError
 
-from core.decisions import Decision, SetPoint
+from core.decisions import Decision, Reason, SetPoint
 from core.errors import InputError, SolverError, nearest
 from core.policy_record import PolicyRecord
 from optimizer.linearise import Economics, device_data, wear_cost
-from optimizer.mpc import MpcSolver
+from optimizer.mpc import LARGE_SITE, MpcSolver
 from optimizer.paths import TooShortError
 from optimizer.plan import Plan
-from optimizer.problem import GridData, SiteProblem, SoftCosts
+from optimizer.problem import DeviceData, GridData, SiteProblem, SoftCosts
 from optimizer.scenarios import ScenarioSolver, commit
 from policies.base import Observation, PolicyUnableError
 from policies.uncertainty import Outlook
 
 FloatArray = NDArray[np.float64]
+NEVER = 10**9
+"""Steps after which no plan is remembered."""
+MARGIN = 1.5
+"""Of a penalty over what breaking the limit could earn."""
+MOST_EUR = 1e4
+"""Of a kelvin or a volt; beyond, solvers lose digits."""
 
 
 class MpcConfig(BaseModel):
@@ -107,6 +115,7 @@ class MpcPolicy:
         self.record = record
         self.config = parse_config(record)
         self._solver = MpcSolver(solver=self.config.solver)
+        self._planned_at: datetime | None = None
         self._scenarios = ScenarioSolver(cvar_weight=self.config.cvar_weight, cvar_level=self.config.cvar_level)
 
     @property
@@ -123,17 +132,27 @@ class MpcPolicy:
         try:
             if self.config.uncertainty == "scenarios":
                 try:
+                    if len(problem.devices) > LARGE_SITE:
+                        raise TooShortError(f"scenarios are for at most {LARGE_SITE} packs behind one meter")
                     first_w = self._first_step(problem, outlook, uncertainty)
                 except TooShortError as error:
                     why_not = f"deterministic: {error}"
                 except SolverError as error:
                     why_not = f"deterministic: no plan on scenarios: {error}"
-            plan = self._solver.plan(problem, first_w)
+            plan = self._solver.plan(problem, first_w, shift_steps=self._moved_on(observation, problem.dt_s))
         except SolverError as error:
             raise PolicyUnableError(f"no solver found an executable plan: {error}") from error
+        self._planned_at = observation.starts_at
         if why_not:
             plan = replace(plan, status=why_not if plan.status == "optimal" else f"{plan.status}; {why_not}")
         return replace(plan, uncertainty=uncertainty)
+
+    def _moved_on(self, observation: Observation, dt_s: float) -> int:
+        """Whole steps since the last plan; beyond any horizon when the clock has gone back, so that it is used for nothing."""
+        if self._planned_at is None:
+            return 1
+        steps = (observation.starts_at - self._planned_at).total_seconds() / dt_s
+        return round(steps) if steps >= 0 and abs(steps - round(steps)) < 1e-6 else NEVER
 
     def _first_step(self, problem: SiteProblem, outlook: Outlook, uncertainty: dict[str, Any]) -> FloatArray:
         """What the scenarios decide for the next step, W (devices, 1); the forecast itself must be able to execute it too."""
@@ -164,11 +183,12 @@ class MpcPolicy:
 
     def _problem(self, observation: Observation, outlook: Outlook) -> SiteProblem:
         steps, dt_s = outlook.steps, outlook.dt_s
-        if observation.missing_predictions:
-            first, why = next(iter(observation.missing_predictions.items()))
-            raise PolicyUnableError(f"prediction of {first}: {why}")
         if not observation.devices:
             raise PolicyUnableError("no device of the site may be commanded")
+        planned = [device for device in observation.devices if device.device_id not in observation.missing_predictions]
+        if not planned:
+            first, why = next(iter(observation.missing_predictions.items()))
+            raise PolicyUnableError(f"prediction of {first}: {why}")
         site, start = observation.site, observation.starts_at
         try:
             price = observation.price_eur_per_kwh.window(start, steps, dt_s)
@@ -196,7 +216,7 @@ class MpcPolicy:
             ambient_c = observation.ambient_c.window(start, steps, dt_s)
             terminal = self.config.terminal_value_share * float(np.mean(buy))
             devices = []
-            for device in observation.devices:
+            for device in planned:
                 state = observation.states[device.device_id]
                 last = observation.last_plan.get(device.device_id)
                 pack = site.pack(device.device_id)
@@ -223,7 +243,7 @@ class MpcPolicy:
                         reference_w=None if last is None else last.window(start, steps, dt_s),
                     )
                 )
-            return SiteProblem(dt_s=dt_s, grid=grid, devices=tuple(devices), soft=_soft_costs(grid, dt_s))
+            return SiteProblem(dt_s=dt_s, grid=grid, devices=tuple(devices), soft=_soft_costs(grid, devices, dt_s))
         except InputError as error:
             raise PolicyUnableError(str(error)) from error
 
@@ -232,13 +252,28 @@ class MpcPolicy:
         return decision_of(self.record, observation, self.plan(observation))
 
 
-def _soft_costs(grid: GridData, dt_s: float) -> SoftCosts:
-    """Penalties above what a broken energy limit could earn: a kWh lowers the peak by 3600 / dt_s kW for one step."""
-    worth = grid.peak_price_eur_per_kw * 3600.0 / dt_s + float(np.abs(grid.buy_eur_per_kwh).max(initial=0.0))
+def _soft_costs(grid: GridData, devices: Sequence[DeviceData], dt_s: float) -> SoftCosts:
+    """Penalties above what breaking a limit could earn: a kW for one step earns at most its energy's price and the peak's.
+
+    A kW more changes temperature and voltage by a device's sensitivities; the least of them sets the price of a kelvin or volt.
+    """
+    dt_h = dt_s / 3600.0
+    of_a_kw = grid.peak_price_eur_per_kw + dt_h * float(np.abs(grid.buy_eur_per_kwh).max(initial=0.0))
+    of_a_kwh = MARGIN * of_a_kw / dt_h
+    kelvin = [min(float(d.temperature_charge_k_per_w.mean()), float(d.temperature_discharge_k_per_w.mean())) for d in devices]
+    volt = [float(d.voltage_v_per_w.mean()) for d in devices]
     default = SoftCosts()
+
+    def above(least: float, per_w: list[float]) -> float:
+        small = min((1000.0 * value for value in per_w if value > 0), default=math.inf)
+        return min(max(least, MARGIN * of_a_kw / small), MOST_EUR)
+
     return replace(
         default,
-        energy_eur_per_kwh=max(default.energy_eur_per_kwh, 1.5 * worth),
+        energy_eur_per_kwh=max(default.energy_eur_per_kwh, of_a_kwh),
+        depth_eur_per_kwh=max(default.depth_eur_per_kwh, of_a_kwh),
+        temperature_eur_per_k=above(default.temperature_eur_per_k, kelvin),
+        voltage_eur_per_v=above(default.voltage_eur_per_v, volt),
         grid_eur_per_kw=max(default.grid_eur_per_kw, 2.0 * grid.peak_price_eur_per_kw),
     )
 
@@ -248,6 +283,10 @@ def decision_of(record: PolicyRecord, observation: Observation, plan: Plan) -> D
     set_points = tuple(
         SetPoint(device_id=part.device_id, power_w=float(part.power_w[0]), reason=part.reasons[0], detail=plan.detail(part, 0))
         for part in plan.devices
+    ) + tuple(
+        # It cannot be planned for, so it rests; that costs the site its share and no more.
+        SetPoint(device_id=key, power_w=0.0, reason=Reason.STOP, detail=f"prediction: {why}")
+        for key, why in observation.missing_predictions.items()
     )
     stored: Mapping[str, Any] = {"starts_at": observation.starts_at.isoformat(), **plan.as_json()}
     return Decision(

@@ -31,7 +31,7 @@ class Needs:
     """What a policy needs before it may decide."""
 
     predictions: bool = False
-    """A usable twin prediction of every device."""
+    """A usable twin prediction; a device without one rests, and where none has one the policy is not asked."""
     known_s: Mapping[str, float] = field(default_factory=dict)
     """Series -> seconds from the interval's start for which its values must be known, not continued from the day before."""
     information: frozenset[str] = frozenset()
@@ -99,7 +99,7 @@ def why_not(record: PolicyRecord, observation: Observation, artefacts: Artefacts
     lacking = sorted(needs.information - available(observation))
     if lacking:
         return f"made to know {', '.join(lacking)}, which is not there"
-    if needs.predictions and observation.missing_predictions:
+    if needs.predictions and len(observation.missing_predictions) >= len(observation.devices):
         device_id, why = next(iter(observation.missing_predictions.items()))
         return f"prediction of {device_id}: {why}"
     horizon_s = (record.horizon_hours or 0) * HOUR_S

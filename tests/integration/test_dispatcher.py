@@ -92,13 +92,23 @@ def test_a_tick_plans_records_and_pushes(stores, site):
         assert taken.command.epoch >= 1
 
 
-def test_missing_prediction_falls_to_the_rule(stores, site):
-    stores.mongo["digital_twin_predictions"].delete_many({"device_id": site.packs[0].device_id})
+def test_a_missing_prediction_costs_its_device_and_no_other(stores, site):
+    first = site.packs[0].device_id
+    stores.mongo["digital_twin_predictions"].delete_many({"device_id": first})
+    result = tick(stores, site.site_id)
+    assert result.decision.source == site.policies[0].name
+    points = {point.device_id: point for point in result.decision.set_points}
+    assert set(points) == {pack.device_id for pack in site.packs}
+    assert (points[first].power_w, points[first].detail) == (0.0, "prediction: missing")
+    assert {part["device_id"] for part in result.decision.plan["devices"]} == set(points) - {first}
+
+
+def test_no_prediction_at_all_falls_to_the_rule(stores, site):
+    stores.mongo["digital_twin_predictions"].delete_many({})
     result = tick(stores, site.site_id)
     assert result.decision.source == "rule"
     name, why = result.decision.passed_over[0]
     assert name == site.policies[0].name
-    assert site.packs[0].device_id in why
     assert "missing" in why
 
 

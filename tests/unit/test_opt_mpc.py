@@ -247,6 +247,39 @@ def test_the_last_plan_shifted_stands_in_for_all_solvers(make_site, make_device,
     assert mpc.fallback_counts["piqp"] == 2
 
 
+@pytest.mark.parametrize(("steps", "left"), [(3, 13), (15, 1), (16, 0), (10**9, 0)])
+def test_a_last_plan_is_shifted_by_the_time_that_has_passed(make_site, monkeypatch, steps, left):
+    mpc = MpcSolver()
+    before = mpc.plan(make_site(DAY)).devices[0].power_w
+    fail(monkeypatch, "structured", "piqp")
+    if left == 0:
+        with pytest.raises(SolverError, match="out of order"):
+            mpc.plan(make_site(DAY), shift_steps=steps)
+        return
+    power, _ = mpc._shifted(make_site(DAY), steps)
+    np.testing.assert_array_equal(power[0, :left], before[steps:])
+    assert not power[0, left:].any()
+
+
+def test_scenarios_and_layers_do_not_go_to_a_joint_problem_of_any_size(make_site, make_device, monkeypatch):
+    monkeypatch.setattr(mpc_module, "LARGEST_QP", 1)
+    devices = [make_device(16, device_id=f"pack-{i}") for i in range(2)]
+    with pytest.raises(SolverError, match="at most 1 devices behind one meter, not 2"):
+        MpcSolver().plan(make_site(DAY, *devices), np.zeros((2, 1)))
+
+
+def test_a_flat_tariff_without_any_curvature_is_solved(make_random_site):
+    """Nothing tells one plan from another: the case in which an interior point has least to hold on to."""
+    for seed in range(12):
+        problem = make_random_site(seed, 96, 1 + seed % 2)
+        flat = np.full(96, 0.3)
+        devices = tuple(
+            replace(d, soc_stress_eur_per_h=0.0, wear_quadratic=0.0, move_weight=0.0, reference_w=None) for d in problem.devices
+        )
+        grid = replace(problem.grid, buy_eur_per_kwh=flat, sell_eur_per_kwh=flat - 0.05)
+        assert plan_of(replace(problem, grid=grid, devices=devices), solver="piqp").solver == "piqp"
+
+
 def test_a_shifted_plan_keeps_a_limit_that_has_come_down(make_site, make_device, monkeypatch):
     mpc = MpcSolver()
     mpc.plan(make_site(DAY))

@@ -17,8 +17,9 @@ from core.signal import DispatchSignal, SignalStep
 from core.site import Grid
 from core.twin import predict
 from optimizer import scenarios
+from optimizer.mpc import MpcSolver
 from policies.base import Observation
-from policies.mpc import MpcPolicy
+from policies.mpc import NEVER, MpcPolicy
 from serving.site_loader import read_site_file
 
 SITE = read_site_file(Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml")
@@ -271,3 +272,33 @@ def test_wear_by_depth_is_a_choice(observation):
 def test_depths_must_be_rising_shares(edges):
     with pytest.raises(InputError, match=r"config\.wear_depth_edges.*shares between 0 and 1"):
         policy(wear_depth_edges=edges)
+
+
+def test_no_limit_is_bought_however_dear_the_peak(observation):
+    """A peak price that would pay for heat, voltage or depth: the penalties rise with it."""
+    for price in (8.0, 80.0, 300.0):
+        dear = replace(
+            observation,
+            site=SITE.model_copy(update={"grid": SITE.grid.model_copy(update={"peak_price_eur_per_kw": price})}),
+            load_w=Series("load_w", NOW, 3600.0, np.where((np.arange(N) > 5) & (np.arange(N) < 10), 9e4, 2e4)),
+        )
+        plan = policy(solver="piqp").plan(dear)
+        assert "limit not kept" not in plan.status, plan.status
+
+
+def test_a_last_plan_stands_in_by_the_time_that_has_passed(observation, monkeypatch):
+    asked = []
+    chosen = policy()
+    solve = MpcSolver.plan
+
+    def seen(self, problem, first_w=None, *, shift_steps=1):
+        asked.append(shift_steps)
+        return solve(self, problem, first_w, shift_steps=shift_steps)
+
+    monkeypatch.setattr(MpcSolver, "plan", seen)
+    chosen.plan(observation)
+    chosen._planned_at = NOW - timedelta(hours=3)
+    chosen.plan(observation)
+    chosen._planned_at = NOW + timedelta(hours=1)
+    chosen.plan(observation)
+    assert asked == [1, 3, NEVER]
