@@ -148,6 +148,13 @@ def tightest(config: DeviceConfig, rows: Sequence[ConstraintRow], at: datetime) 
             value=f"{len(rows)} rows, none in force",
             expected=f"one in force at {at:%FT%TZ}",
         )
+    for name in ("nominal_capacity_ah", "nominal_voltage_v", "max_charge_power_w", "max_discharge_power_w"):
+        number = getattr(config, name)
+        # PostgreSQL's DECIMAL knows NaN and holds it for larger than any number, so that a CHECK lets it pass.
+        if not math.isfinite(number) or number < 0 or (number == 0 and name.startswith("nominal")):
+            raise InputError(
+                source=f"device_configurations of {config.device_id}", field=name, value=number, expected="a number > 0"
+            )
     low_v, high_v = CELL_WINDOW_V[config.chemistry]
     value: dict[str, float] = {
         "charge_power_w": config.max_charge_power_w,
@@ -280,8 +287,12 @@ class PowerBounds:
 def power_bounds(limits: PackLimits, condition: Condition, dt_s: float) -> PowerBounds:
     """Bounds of one step (or of N steps at once) of `dt_s` seconds under constant power.
 
-    Raises InputError when a number of the condition is not finite: a NaN is never a limit.
+    Raises InputError when a number of the condition is not finite, or a limit is NaN: a NaN is never a limit.
     """
+    vector = limits.vector()
+    if np.isnan(vector).any():
+        name = fields(PackLimits)[1 + int(np.argmax(np.isnan(vector)))].name
+        raise InputError(source=f"limits of {limits.device_id}", field=name, value=math.nan, expected="a number")
     matrix = condition.matrix()
     bad = np.argwhere(~np.isfinite(matrix))
     if len(bad):
@@ -293,7 +304,7 @@ def power_bounds(limits: PackLimits, condition: Condition, dt_s: float) -> Power
             expected="a finite number",
         )
     out = np.empty((len(matrix), 4))
-    power_bounds_kernel(limits.vector(), matrix, dt_s, out)
+    power_bounds_kernel(vector, matrix, dt_s, out)
     return PowerBounds(out[:, 0].copy(), out[:, 1].copy(), out[:, 2].astype(np.int64), out[:, 3].astype(np.int64))
 
 

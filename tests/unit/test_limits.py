@@ -90,6 +90,19 @@ def test_nan_in_the_state_is_never_a_limit():
         power_bounds(tightest(config(), [row()], NOW), replace(base_condition(), resistance_ohm=float("nan")), 900)
 
 
+@pytest.mark.parametrize("name", ["max_charge_power_w", "max_discharge_power_w", "nominal_capacity_ah", "nominal_voltage_v"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -5.0])
+def test_a_number_of_the_device_that_is_none_is_refused(name, number):
+    with pytest.raises(InputError, match=f"device_configurations of .*{name}"):
+        tightest(replace(config(), **{name: number}), [row()], NOW)
+
+
+def test_a_limit_that_is_no_number_is_refused():
+    limits = replace(tightest(config(), [row()], NOW), charge_power_w=float("nan"))
+    with pytest.raises(InputError, match="charge_power_w"):
+        power_bounds(limits, base_condition(), 900)
+
+
 def test_clamp_names_what_moved_it():
     limits = tightest(config(), [row()], NOW)
     assert clamp(1000.0, limits, base_condition(), 900) == (1000.0, None)
