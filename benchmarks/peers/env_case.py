@@ -1,0 +1,53 @@
+"""Steps per CPU second of CityLearn or EV2Gym on a shipped example. Runs in the peer's interpreter: env_case.py NAME.
+
+Random actions over at most 20 s of processor time; prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore")
+LIMIT_S = 20.0
+
+
+def citylearn() -> tuple[Any, str]:
+    """One building of the 2022 challenge."""
+    from citylearn.citylearn import CityLearnEnv
+
+    return CityLearnEnv(
+        "citylearn_challenge_2022_phase_1", buildings=[0], central_agent=True
+    ), "2022 challenge, one building, hourly"
+
+
+def ev2gym() -> tuple[Any, str]:
+    """The package's V2G example."""
+    import ev2gym as package
+    from ev2gym.models.ev2gym_env import EV2Gym
+
+    folder = Path(package.__file__).parent / "example_config_files"
+    config = folder / "V2GProfitMax.yaml"
+    return EV2Gym(config_file=str(config), verbose=False, save_replay=False, save_plots=False), config.name
+
+
+def rate(env: Any) -> float:  # noqa: ANN401 - the peers have no common type
+    env.reset()
+    # CityLearn takes one list of actions a building, or one for all.
+    space = env.action_space[0] if isinstance(env.action_space, list) else env.action_space
+    steps, begin = 0, time.process_time()
+    while time.process_time() - begin < LIMIT_S:
+        action = space.sample()
+        made = env.step([action] if isinstance(env.action_space, list) else action)
+        steps += 1
+        if made[2] or made[3]:
+            env.reset()
+    return steps / (time.process_time() - begin)
+
+
+env_made, text = {"citylearn": citylearn, "ev2gym": ev2gym}[sys.argv[1]]()
+print(json.dumps({"steps_per_cpu_s": rate(env_made), "what": text}))
