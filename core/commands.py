@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -142,6 +142,8 @@ class Command:
     max_retries: int = 3
     issued_by: str = ""
     source_system: str = "pulsebms-optimizer"
+    _wire: str = field(default="", init=False, repr=False, compare=False)
+    """Of the first `to_wire`: a command is recorded and pushed in the same words."""
 
     def __post_init__(self) -> None:
         if self.issued_at.tzinfo is None:
@@ -162,6 +164,11 @@ class Command:
         The documented fields (command_id, type, parameters, issued_at, timeout) plus site_id, device_id, expires_at,
         expires_at_ms (for the Lua scripts), seq and epoch. NaN is refused (ValueError).
         """
+        if not self._wire:
+            object.__setattr__(self, "_wire", self._encoded())
+        return self._wire
+
+    def _encoded(self) -> str:
         return _WIRE.encode(
             {
                 "command_id": self.command_id,

@@ -58,6 +58,8 @@ def record_sent(conn: Postgres, client: Redis, site_id: str) -> int:
 
 def end_purged(conn: Postgres, client: Redis, result: pending.PushResult) -> None:
     """Starts that the shutdown purged before a device took them end as superseded."""
+    if not result.purged:
+        return
     now = pending.redis_now(client)
     for purged in result.purged:
         why = f"purged by emergency_shutdown {result.command_id}"

@@ -141,9 +141,9 @@ class SiteMetrics:
         for state, count in open_by_state.items():
             self.all.open_commands.labels(self.site_id, state).set(count)
 
-    def issued(self, kind: CommandType) -> None:
-        """A command is on record and pushed."""
-        self.all.commands.labels(self.site_id, kind.value).inc()
+    def issued(self, kind: CommandType, count: int = 1) -> None:
+        """Commands are on record and pushed."""
+        self.all.commands.labels(self.site_id, kind.value).inc(count)
 
     def ended(self, outcome: Outcome) -> None:
         """A device's answer has ended a command."""

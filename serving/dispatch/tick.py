@@ -7,6 +7,7 @@ Here: the order of things, which is what makes commands safe (docs/command_proto
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -299,13 +300,20 @@ class SiteDispatcher:
         now = pending.redis_now(self.stores.redis)
         try:
             with self.stores.pg.transaction():
+                decision_id = None
                 if decision is not None:
                     decision_id = record_decision(self.stores.pg, decision)
-                    drafts = [replace(draft, decision_id=decision_id) for draft in drafts]
                     check_fence(self.stores.pg, self.site_id, lease.epoch)
                 commands = []
                 if drafts:
-                    commands = outbox.enqueue(self.stores.pg, drafts, epoch=lease.epoch, redis_now=now, fence_site=self.site_id)
+                    commands = outbox.enqueue(
+                        self.stores.pg,
+                        drafts,
+                        epoch=lease.epoch,
+                        redis_now=now,
+                        fence_site=self.site_id,
+                        decision_id=decision_id,
+                    )
         except FencedError as error:
             log.error("lease_lost", site_id=self.site_id, epoch=lease.epoch, why=str(error))
             return 0
@@ -314,8 +322,8 @@ class SiteDispatcher:
             log.error("lease_lost_before_push", site_id=self.site_id, epoch=lease.epoch)
             return 0
         push_and_settle(self.stores, commands)
-        for command in commands:
-            self.metrics.issued(command.command_type)
+        for kind, count in Counter(command.command_type for command in commands).items():
+            self.metrics.issued(kind, count)
         return len(commands)
 
 

@@ -55,8 +55,11 @@ def enqueue(
     epoch: int,
     redis_now: datetime,
     fence_site: str | None = None,
+    decision_id: str | None = None,
 ) -> list[Command]:
     """Write drafts in one transaction and return them as commands, in order, `seq` growing per device.
+
+    `decision_id` is of those drafts that name none.
 
     With `fence_site`, a dispatcher's: FencedError, and nothing written, unless `epoch` still holds that site's lease at the end.
     """
@@ -84,7 +87,7 @@ def enqueue(
         with conn.cursor() as cursor, cursor.copy("COPY command_ids (command_id, issued_at) FROM STDIN") as copy:
             for command in commands:
                 copy.write_row((command.command_id, command.issued_at))
-        _insert(conn, commands, [draft.decision_id for draft in drafts])
+        _insert(conn, commands, [draft.decision_id or decision_id for draft in drafts])
         if fence_site is not None:
             check_fence(conn, fence_site, epoch)
     return commands
