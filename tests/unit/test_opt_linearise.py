@@ -310,41 +310,43 @@ def test_a_coarser_prediction_covers_several_steps():
     np.testing.assert_allclose(d.eta_discharge, np.repeat(hourly.efficiency_profile, 4))
 
 
-LOSSY = {  # (near, chemistry): the LFP and NMC cells lose up to a tenth at these powers, and their predictions run empty
-    (False, Chemistry.LFP): (4.5, 3.5, 0.04),
-    (True, Chemistry.LFP): (11.0, 5.5, 0.05),
-    (False, Chemistry.NMC): (1.5, 3.5, 0.025),
-    (True, Chemistry.NMC): (6.5, 7.5, 0.05),
-}
+GENTLE = 0.4
+"""Of the test's powers, so that half a day does not end at an empty pack."""
+NEAR = {Chemistry.LFP: (4.0, 4.0)}
+"""SoC in percent and K beside the prediction, of the cell that loses most at these powers; others 2.5 % and 2.5 K."""
 
 
 @pytest.mark.parametrize("chemistry", list(Chemistry))
 @pytest.mark.parametrize("soh", [95.0, 60.0])
-@pytest.mark.parametrize(("near", "soc_tolerance", "kelvin", "volts_share"), [(False, 0.8, 1.2, 0.025), (True, 2.5, 3.0, 0.05)])
-def test_the_linear_model_is_close_to_the_circuit(chemistry, soh, near, soc_tolerance, kelvin, volts_share):
+@pytest.mark.parametrize("near", [False, True])
+def test_the_linear_model_is_close_to_the_circuit(chemistry, soh, near):
     """Half a day, on the predicted powers and with blocks of them scaled by 0.5 to 1.2 (a plan that leaves the prediction).
 
-    Stated tolerances: SoC in percent, temperature in K, voltage as a share of the pack's. Voltage where SoC and predicted SoC are
-    within 20 and 90 %: an empty cell's curve is too steep for a line.
+    As long as SoC and predicted SoC have stayed within 15 and 90 %: an empty cell's curve is too steep for a line, and what runs
+    empty is cut short by the circuit and not by the line. Voltage as a share of the pack's.
     """
-    soc_tolerance, kelvin, volts_share = LOSSY.get((near, chemistry), (soc_tolerance, kelvin, volts_share))
+    soc_tolerance, kelvin = NEAR.get(chemistry, (2.5, 2.5)) if near else (0.1, 0.8)
+    compared = 0
     for seed in range(4):
-        d = made(chemistry, soh=soh, soc=50.0, power=wave(seed))
+        planned = GENTLE * wave(seed)
+        d = made(chemistry, soh=soh, soc=50.0, power=planned)
         site = site_of(d)
         scale = np.repeat(np.random.default_rng(seed).uniform(0.5, 1.2, N // 4), 4) if near else 1.0
-        power, _ = project(site, (wave(seed) * scale)[None, :], np.zeros(N))
+        power, _ = project(site, (planned * scale)[None, :], np.zeros(N))
         run = replay(site, power, np.zeros(N))
         pack = Pack(config(chemistry), soc_pct=50, soh_pct=soh, temperature_c=25, ambient_c=20)
-        twin = predict(config(chemistry), pack.state(NOW), wave(seed), dt_s=DT_S, start=NOW, ambient_c=20.0)
-        before = 50.0
+        twin = predict(config(chemistry), pack.state(NOW), planned, dt_s=DT_S, start=NOW, ambient_c=20.0)
         for k in range(N):
             pack.step(float(power[0, k]), DT_S)
-            socs = (before, pack.soc_pct, *twin.soc_profile_pct[max(0, k - 1) : k + 1])
+            reached = (pack.soc_pct, twin.soc_profile_pct[k])
+            if min(reached) < 15 or max(reached) > 90:
+                break
+            compared += 1
             assert d.soc_pct(run.energy_wh[0])[k] == pytest.approx(pack.soc_pct, abs=soc_tolerance)
             assert run.temperature_c[0, k] == pytest.approx(pack.temperature_c, abs=kelvin)
-            if min(socs) > 20 and max(socs) < 90:
-                assert run.voltage_v[0, k] == pytest.approx(pack.state(NOW).voltage_v, rel=volts_share)
-            before = pack.soc_pct
+            if min(reached) > 20:
+                assert run.voltage_v[0, k] == pytest.approx(pack.state(NOW).voltage_v, rel=0.05 if near else 0.025)
+    assert compared > N, "of four half days"
 
 
 def test_open_circuit_voltage_is_exact_at_the_predicted_energy():
