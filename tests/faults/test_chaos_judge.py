@@ -127,6 +127,15 @@ def off_the_record(record):
     del record.commands["b"]
 
 
+def start_off_the_record_though_redis_forgot(record):
+    del record.commands["a"]
+    record.forgot_s = [1.2]
+
+
+def shutdown_off_the_record(record):
+    del record.commands["c"]
+
+
 def denied(record):
     change(record, "b", outcome="expired")
 
@@ -177,6 +186,8 @@ def traceback(record):
         (older_epoch, {"out of order"}),
         (start_while_latched, {"started while latched"}),
         (off_the_record, {"executed without a record"}),
+        (start_off_the_record_though_redis_forgot, {"executed without a record"}),
+        (shutdown_off_the_record, {"executed without a record"}),
         (denied, {"denied by the record"}),
         (claimed, {"claimed by the record"}),
         (open_, {"without an end"}),

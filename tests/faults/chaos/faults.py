@@ -147,17 +147,20 @@ class Injector:
         self.world.wait(altered, f"default_transaction_read_only is {value}")
 
     def _shutdown(self, fault):
-        """An operator's emergency_shutdown, and later the reset of the latch."""
+        """An operator's emergency_shutdown, as `pulsebms command send` does it; its latch is reset when the round is over."""
+        stores = self.world.stores
         with contextlib.suppress(*STORE_FAILURES):
-            emergency.send_first(
-                self.world.stores.redis,
+            _, result = emergency.send_first(
+                stores.redis,
                 device_id=fault.target,
                 site_id=SITE,
                 parameters={"reason": "chaos"},
                 timeout_s=TIMEOUT_S,
                 issued_by="operator",
             )
-        return lambda: None  # the latch is released when the round is over: see release
+            emergency.record_sent(stores.pg, stores.redis, SITE)
+            emergency.end_purged(stores.pg, stores.redis, result)
+        return lambda: None
 
     def release(self):
         """The operator resets every latch, again until each device has said that it did."""

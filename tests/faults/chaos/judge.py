@@ -157,7 +157,18 @@ def _latched(executed):
 
 
 def _unrecorded(acts, record):
-    return [f"{act['command_id']} {act['type']}" for act in acts if act["command_id"] not in record.commands]
+    """Only a shutdown by hand may go out before its record; when PostgreSQL is away and Redis then forgets it, none is left."""
+    found = [act for act in acts if act["command_id"] not in record.commands]
+    return [
+        f"{act['command_id']} {act['type']}"
+        for act in found
+        if act["type"] != "emergency_shutdown" or not _forgotten(act, record)
+    ]
+
+
+def _forgotten(act, record):
+    """Whether Redis lost its memory so soon after that the answer may have been in it."""
+    return any(-1.5 <= lost_s - act["at_s"] <= LOST_WITH_REDIS_S for lost_s in record.forgot_s)
 
 
 def _denied(executed, record):
@@ -168,7 +179,7 @@ def _denied(executed, record):
         command = record.commands.get(act["command_id"])
         if command is None or command.outcome not in DENYING:
             continue
-        if not any(-1.5 <= lost_s - act["at_s"] <= LOST_WITH_REDIS_S for lost_s in record.forgot_s):
+        if not _forgotten(act, record):
             found.append(f"{act['command_id']} {act['type']}: on record as {command.outcome}")
     return found
 

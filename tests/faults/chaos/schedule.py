@@ -76,7 +76,8 @@ def _fault(rng, number, kind, at_s):
         target = rng.choice((*DISPATCHERS, *DEVICES, *DEVICES, "postgres", "valkey", "valkey", "mongod"))
     elif kind in ("lost", "slow"):
         target = rng.choice(list(STORES_OF))
-        store = rng.choice((*STORES_OF[target], "valkey"))
+        # A running device asks MongoDB once a minute: there an answer is late, but hardly ever there to be lost.
+        store = "valkey" if kind == "lost" and target in DEVICES else rng.choice((*STORES_OF[target], "valkey"))
         hold_s = LOST_PATIENCE_S if kind == "lost" else rng.uniform(1.0, 3.0)
         size = rng.randrange(20) if kind == "lost" else rng.uniform(0.1, 1.5)
     elif kind == "pause":
