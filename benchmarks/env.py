@@ -26,7 +26,8 @@ from envs.vector import PackVectorEnv, SiteVectorEnv
 
 BATCHES = (1, 64, 1024, 8192)
 TARGET_PER_S = 10e6
-PEERS = {"citylearn": "citylearn==3.0.2", "ev2gym": "ev2gym==2.0.0"}
+PEERS = {"citylearn": ("citylearn==3.0.2",), "ev2gym": ("ev2gym==2.0.0", "pandapower")}
+"""What each needs; EV2Gym imports pandapower without saying so in its metadata."""
 INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900, 300
 
 
@@ -73,18 +74,23 @@ def ours(seconds: float, threads: int) -> tuple[Table, float, float]:
     return table, at_1024, best_wall
 
 
-def peer(directory: Path, name: str) -> tuple[float | None, str]:
+def peer(directory: Path, name: str, data: str) -> tuple[float | None, str]:
     """Steps per CPU second of a peer, and what was run or why nothing was."""
     python = directory / name / "bin" / "python"
     try:
         if not python.exists():
             progress(f"making {directory / name}")
             subprocess.run([sys.executable, "-m", "venv", str(directory / name)], check=True, timeout=INSTALL_TIMEOUT_S)
-            command = [str(python), "-m", "pip", "install", "--quiet", PEERS[name]]
+            command = [str(python), "-m", "pip", "install", "--quiet", *PEERS[name]]
             subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S)
         script = Path(__file__).with_name("peers") / "env_case.py"
         run = subprocess.run(
-            [str(python), str(script), name], check=True, timeout=RUN_TIMEOUT_S, capture_output=True, text=True, cwd=directory
+            [str(python), str(script), name, data],
+            check=True,
+            timeout=RUN_TIMEOUT_S,
+            capture_output=True,
+            text=True,
+            cwd=directory,
         )
         made = json.loads(run.stdout.strip().splitlines()[-1])
         return float(made["steps_per_cpu_s"]), str(made["what"])
@@ -98,6 +104,9 @@ def peer(directory: Path, name: str) -> tuple[float | None, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, help="directory of the peers' environments, outside the repository")
+    parser.add_argument(
+        "--citylearn", default="citylearn_challenge_2022_phase_1", help="its data set (which it downloads) or a schema.json"
+    )
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -107,10 +116,10 @@ def main() -> None:
         beside = Table(
             "Beside, per CPU second", ("environment", "steps / CPU s", "Pack-v0 at 1,024, 60 s: times as many", "what was run")
         )
-        for name, requirement in PEERS.items():
+        for name, requirements in PEERS.items():
             progress(name)
-            rate, what = peer(arguments.peers.resolve(), name)
-            beside.add(requirement, rate, None if rate is None else at_1024 / rate, what)
+            rate, what = peer(arguments.peers.resolve(), name, str(arguments.citylearn))
+            beside.add(requirements[0], rate, None if rate is None else at_1024 / rate, what)
         print(beside.markdown())
     verdict = "PASS" if best_wall >= TARGET_PER_S else "FAIL"
     print(f"{verdict}: {best_wall:,.0f} steps/s at 1,024 environments on {arguments.threads} threads; aim {TARGET_PER_S:,.0f}")
