@@ -26,6 +26,7 @@ from stores.connections import open_stores
 from stores.postgres.sites import list_sites
 from stores.settings import StoreSettings
 
+MIN_DEMO_DAYS = 1 / 24
 device_app = typer.Typer(help="The reference device.", no_args_is_help=True)
 console = Console()
 
@@ -172,13 +173,23 @@ def device_run(
 
 
 def demo(
-    days: float = typer.Option(2.0, "--days", min=1 / 96, max=28.0, help="Simulated days."),
+    days: float = typer.Option(
+        2.0, "--days", min=MIN_DEMO_DAYS, max=28.0, help="Simulated days, in whole hours: 0.25 (six hours), 1, 2."
+    ),
     speed: float = typer.Option(1500.0, "--speed", min=1.0, max=20_000.0, help="Plant seconds per wall second."),
     site_file: Path = typer.Option(Path("configs/sites/demo.yaml"), "--site-file", help="Site to run."),
     out: Path = typer.Option(Path("demo.png"), "--plot", help="Where the picture goes."),
+    on_these_servers: bool = typer.Option(
+        False, "--on-these-servers", help="Also with DATABASE_URL, REDIS_URL or MONGODB_URI set: deletes and commands there."
+    ),
+    forget: bool = typer.Option(False, "--forget", help="Delete the site's telemetry, series and decisions whoever wrote them."),
 ) -> None:
-    """The main job on real prices with simulated packs and real servers; ends by itself and prints what it earned."""
+    """The main job on real prices with simulated packs and real servers; ends by itself and prints what it earned.
+
+    Exit code 1 when a limit was violated, a command is still open, or nothing was measured or planned.
+    """
     stop = stop_on_signals()
-    code = run_demo(DemoOptions(days=days, speed=speed, site_file=site_file, plot=out), stop, console)
+    options = DemoOptions(days=days, speed=speed, site_file=site_file, plot=out, on_these_servers=on_these_servers, forget=forget)
+    code = run_demo(options, stop, console)
     if code:
         raise typer.Exit(code)

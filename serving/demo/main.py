@@ -30,12 +30,13 @@ from serving.clock_config import START_WAIT_S
 from serving.demo.account import make_account, print_account
 from serving.demo.clocks import PlantClocks
 from serving.demo.foresight import store_perfect_foresight
+from serving.demo.ownership import check_data, check_servers
 from serving.demo.processes import ChildFailedError, Children
 from serving.demo.world import Meter, plant_start, prepare
 from serving.dispatch.loop import LEASE_TTL_S
 from serving.dispatch.tick import SiteDispatcher
 from serving.metrics_service import MetricsServiceOptions, run_round
-from serving.site_loader import load_site
+from serving.site_loader import load_site, read_site_file
 from stores import datasets
 from stores.connections import Stores, open_stores
 from stores.embedded.runtime import lock
@@ -67,13 +68,21 @@ class DemoOptions:
     speed: float
     site_file: Path
     plot: Path
+    on_these_servers: bool = False
+    """Also when the environment names servers."""
+    forget: bool = False
+    """Delete the site's data whoever wrote them."""
 
 
 def run_demo(options: DemoOptions, stop: threading.Event, console: Console) -> int:
-    """Run it; returns 0, or 130 when interrupted. Every process that it starts has ended when it returns."""
+    """Run it; returns 0, 1 when the account shows that something failed, 130 when interrupted.
+
+    Every process that it starts has ended when it returns. Raises InputError when it would delete what is not a demo's.
+    """
     if options.days <= 0 or abs(options.days * 24 - round(options.days * 24)) > 1e-6:
         raise InputError(source="command line", field="--days", value=options.days, expected="whole hours, such as 0.25, 1 or 2")
     settings = StoreSettings.from_env()
+    check_servers(settings, allowed=options.on_these_servers)
     run_dir = settings.data_dir / "demo"
     console.print("starting PostgreSQL, Valkey and mongod, migrating ...")
     with open_stores(settings, migrate=True) as stores, _alone(run_dir):
@@ -97,6 +106,8 @@ def _run(
     options: DemoOptions, settings: StoreSettings, stores: Stores, run_dir: Path, stop: threading.Event, console: Console
 ) -> int:
     began_s = time.monotonic()
+    if not options.forget:
+        check_data(stores, read_site_file(options.site_file).site_id)
     site = load_site(stores.pg, options.site_file)
     datasets.fetch(settings.data_dir, console.print)
     prices = datasets.load_prices(settings.data_dir)

@@ -13,6 +13,7 @@ import numpy as np
 
 from core.series import Series
 from core.site import SiteConfig
+from serving.demo.ownership import mark_run
 from serving.dispatch.inputs import GRID_IMPORT, LOAD_ACTUAL, PV_ACTUAL
 from serving.site_inputs import write_known_beforehand
 from stores import datasets
@@ -39,7 +40,7 @@ def plant_start(site: SiteConfig, days: float, now: datetime) -> datetime:
 def prepare(stores: Stores, site: SiteConfig, prices: Series, start: datetime, days: float) -> Scenario:
     """Forget this site's earlier demo, write what is known beforehand, and return the scenario.
 
-    command_history is kept: it is a record.
+    command_history is kept: it is a record. Whether the data may be deleted is asked before (serving.demo.ownership).
     """
     ids = [pack.device_id for pack in site.packs]
     delete_telemetry(stores.mongo, site.site_id)
@@ -48,6 +49,7 @@ def prepare(stores: Stores, site: SiteConfig, prices: Series, start: datetime, d
     for site_id in (site.site_id, site.site_id + FORESIGHT):
         delete_series(stores.pg, site_id)
         delete_decisions(stores.pg, site_id)
+    mark_run(stores, site.site_id, start, start + timedelta(days=days))
     scenario = datasets.build_scenario(site, prices, start, int(np.ceil(days)), seed=SEED)
     write_known_beforehand(stores, site.site_id, scenario, start - timedelta(days=2))
     return scenario

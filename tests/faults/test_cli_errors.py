@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import processes
@@ -11,9 +12,13 @@ import structlog
 
 from serving.cli import main
 from serving.site_loader import load_site
+from stores.mongo.telemetry import insert_telemetry
 
 pytestmark = pytest.mark.timeout(120)
 SITE_FILE = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
+MEASURED = {
+    "voltage": 390.0, "current": 0.0, "power": 0.0, "temperature": 20.0, "soc": 50.0, "soh": 90.0, "internal_resistance": 0.05,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -77,8 +82,28 @@ def test_a_site_without_prices_or_with_wrong_arguments(refused, stores):
     assert "name=value" in refused(*send, "--set", "target_power")
     assert "target_power" in refused(*send)
     assert "--until" in refused("dispatch", "--site", "demo", "--until", "soon")
-    assert "--days" in refused("demo", "--days", "-1")
+    for too_few in ("-1", "0.0104"):
+        assert "--days" in refused("demo", "--days", too_few)
     assert stores.pg.execute("SELECT count(*) FROM command_history").fetchone() == (0,)
+
+
+def test_a_demo_on_ones_own_servers_is_refused_unless_told_to(refused, monkeypatch):
+    for variable in ("DATABASE_URL", "REDIS_URL", "MONGODB_URI"):
+        shown = refused("demo")
+        assert variable in shown
+        assert "--on-these-servers" in shown
+        monkeypatch.delenv(variable)
+
+
+def test_a_demo_over_telemetry_that_no_demo_wrote_is_refused_and_deletes_nothing(refused, stores):
+    stamp = datetime.now(UTC) - timedelta(minutes=3)
+    insert_telemetry(stores.mongo, [{"site_id": "demo", "device_id": "pack-lfp", "timestamp": stamp, "measurements": MEASURED}])
+    shown = refused("demo", "--on-these-servers", "--site-file", str(SITE_FILE))
+    assert "telemetry" in shown
+    assert "--forget" in shown
+    assert "PULSEBMS_DATA" in shown
+    assert stores.mongo["telemetry_data"].count_documents({"site_id": "demo"}) == 1
+    assert stores.pg.execute("SELECT count(*) FROM device_configurations").fetchone() == (0,), "no site was loaded either"
 
 
 @pytest.mark.parametrize(
