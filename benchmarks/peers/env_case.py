@@ -1,4 +1,4 @@
-"""Steps per CPU second of CityLearn or EV2Gym on a shipped example. Runs in the peer's interpreter: env_case.py NAME.
+"""Steps per CPU second of CityLearn or EV2Gym on a shipped example. Runs in the peer's interpreter: env_case.py NAME DATA.
 
 Random actions over at most 20 s of processor time; prints one line of JSON.
 """
@@ -17,12 +17,11 @@ LIMIT_S = 20.0
 
 
 def citylearn() -> tuple[Any, str]:
-    """One building of the 2022 challenge."""
+    """One building of a data set that it downloads from GitHub, or of a schema file."""
     from citylearn.citylearn import CityLearnEnv
 
-    return CityLearnEnv(
-        "citylearn_challenge_2022_phase_1", buildings=[0], central_agent=True
-    ), "2022 challenge, one building, hourly"
+    data = sys.argv[2]
+    return CityLearnEnv(data, buildings=[0], central_agent=True), f"{Path(data).stem}, one building"
 
 
 def ev2gym() -> tuple[Any, str]:
