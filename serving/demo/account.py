@@ -6,7 +6,7 @@ battery left fuller or emptier than it began neither gains nor loses by it. Not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from serving.dispatch.inputs import LOAD_ACTUAL, PRICE, PV_ACTUAL
 from serving.plots import RunPicture, Track, plot_run
 from stores.connections import Stores
 from stores.mongo.telemetry import telemetry_range
+from stores.postgres.calibrations import CalibrationRow, calibration_history
 from stores.postgres.constraints import constraint_rows
 from stores.postgres.decisions import decisions, last_decision
 from stores.postgres.devices import list_devices
@@ -39,6 +40,9 @@ FloatArray = NDArray[np.float64]
 DT_S = 900
 TOLERANCE = 1e-3
 """A limit counts as violated beyond this share of itself: telemetry is rounded."""
+LIMITS = (
+    "voltage", "cell voltage", "current", "C-rate", "power", "temperature", "cell spread", "SoC", "cycle depth", "no telemetry",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +57,16 @@ class Account:
     violations: Mapping[str, int]
     telemetry_documents: int
     decisions_by_source: Mapping[str, int]
+    mpc_decisions: int
+    """Of those, by policies of type MPC."""
     solver_counts: Mapping[str, int]
     twin_error: TwinError | None
     """Of all predictions, one step ahead."""
     twin_error_as_planned: TwinError | None
     """Of those whose power went as predicted."""
     energies: list[PackEnergy]
+    calibrations: list[CalibrationRow]
+    """The newest attempt for each pack."""
     site_metrics: Mapping[str, Any]
     online: int
     """Devices with a device:status that says online."""
@@ -66,12 +74,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pack:
+class MeasuredPack:
+    """A pack, its limits, and the telemetry documents of the run, oldest first."""
+
     config: DeviceConfig
     limits: PackLimits
     documents: list[dict[str, Any]]
 
     def track(self, name: str) -> Track:
+        """One measurement of every document."""
         stamps = [document["timestamp"] for document in self.documents]
         return Track(stamps, np.array([document["measurements"][name] for document in self.documents], dtype=np.float64))
 
@@ -81,7 +92,7 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
     steps = round((end - start).total_seconds() / DT_S)
     rows = constraint_rows(stores.pg, site.site_id)
     packs = [
-        _Pack(d, tightest(d, rows[d.device_id], start), telemetry_range(stores.mongo, d.device_id, start, end))
+        MeasuredPack(d, tightest(d, rows[d.device_id], start), telemetry_range(stores.mongo, d.device_id, start, end))
         for d in list_devices(stores.pg, site.site_id)
     ]
     price = read_series(stores.pg, site.site_id, PRICE, start, end, known_at=end).window(start, steps, DT_S)
@@ -103,8 +114,9 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
         return float(energy - mean_buy * stored + peak_price * max(0.0, net_w.max()) / 1000)
 
     made = decisions(stores.pg, site.site_id, since=start, until=end)
+    mpc = {policy.name for policy in site.policies if policy.policy_type == "MPC"}
     stamps = [start + timedelta(seconds=k * DT_S) for k in range(steps)]
-    violations = _violations(packs)
+    violations = limit_violations(packs)
     net_w = load_w - pv_w - measured_w
     violations["grid import"] = int((net_w > site.grid.import_limit_w * (1 + TOLERANCE)).sum())
     violations["grid export"] = int((-net_w > site.grid.export_limit_w * (1 + TOLERANCE)).sum())
@@ -131,10 +143,12 @@ def make_account(stores: Stores, site: SiteConfig, start: datetime, end: datetim
         violations=violations,
         telemetry_documents=sum(len(pack.documents) for pack in packs),
         decisions_by_source=_count(decision.source for decision in made),
+        mpc_decisions=sum(decision.source in mpc for decision in made),
         solver_counts=_count(decision.solver or "none" for decision in made),
         twin_error=every,
         twin_error_as_planned=as_planned,
         energies=pack_energies(stores, devices, ZoneInfo(site.timezone), start, end),
+        calibrations=[attempts[0] for name in ids if (attempts := calibration_history(stores.pg, name))],
         site_metrics=read_site_metrics(stores.redis, site.site_id, "daily"),
         online=sum(status.get("online") is True for status in read_statuses(stores.redis, ids).values()),
         picture=picture,
@@ -148,7 +162,7 @@ def _count(names: Iterable[str]) -> dict[str, int]:
     return counts
 
 
-def _per_step(pack: _Pack, start: datetime, steps: int) -> FloatArray:
+def _per_step(pack: MeasuredPack, start: datetime, steps: int) -> FloatArray:
     total, number = np.zeros(steps), np.zeros(steps)
     for document in pack.documents:
         k = int((document["timestamp"] - start).total_seconds() // DT_S)
@@ -159,7 +173,7 @@ def _per_step(pack: _Pack, start: datetime, steps: int) -> FloatArray:
     return mean
 
 
-def _stored_kwh(pack: _Pack) -> float:
+def _stored_kwh(pack: MeasuredPack) -> float:
     soc = pack.track("soc").values
     if len(soc) < 2:
         return 0.0
@@ -167,25 +181,35 @@ def _stored_kwh(pack: _Pack) -> float:
     return float(soc[-1] - soc[0]) / 100 * capacity_wh(pack.config, soh) / 1000
 
 
-def _planned_stored_kwh(part: Mapping[str, Any], packs: list[_Pack]) -> float:
+def _planned_stored_kwh(part: Mapping[str, Any], packs: list[MeasuredPack]) -> float:
     pack = next(p for p in packs if p.config.device_id == part["device_id"])
+    if not pack.documents:
+        return 0.0
     soh = float(pack.documents[0]["measurements"]["soh"])
     first = float(pack.documents[0]["measurements"]["soc"])
     return (float(part["soc_pct"][-1]) - first) / 100 * capacity_wh(pack.config, soh) / 1000
 
 
-def _violations(packs: list[_Pack]) -> dict[str, int]:
-    """Telemetry documents outside each limit of their pack."""
-    counts = dict.fromkeys(("voltage", "cell voltage", "current", "power", "temperature", "cell spread", "SoC"), 0)
+def limit_violations(packs: Sequence[MeasuredPack]) -> dict[str, int]:
+    """Telemetry documents outside each limit of their pack; packs, for the cycle's depth (of SoC, over the whole run).
+
+    A pack without telemetry has kept to nothing that anyone could know: it counts as one, under a name of its own.
+    """
+    counts = dict.fromkeys(LIMITS, 0)
     for pack in packs:
         limits = pack.limits
+        if not pack.documents:
+            counts["no telemetry"] += 1
+            continue
         for document in pack.documents:
             m, cells = document["measurements"], document.get("cell_data", {})
             volts, temps = cells.get("voltages", []), cells.get("temperatures", [])
+            rate_a = limits.c_rate_per_h * pack.config.nominal_capacity_ah * m["soh"] / 100
             checks = {
                 "voltage": _outside(m["voltage"], limits.voltage_min_v, limits.voltage_max_v),
                 "cell voltage": any(_outside(v, limits.cell_voltage_min_v, limits.cell_voltage_max_v) for v in volts),
                 "current": _outside(m["current"], -limits.charge_current_a, limits.discharge_current_a),
+                "C-rate": _outside(m["current"], -rate_a, rate_a),
                 "power": _outside(m["power"], -limits.charge_power_w, limits.discharge_power_w),
                 "temperature": _outside(m["temperature"], limits.temperature_min_c, limits.temperature_max_c),
                 "cell spread": bool(temps) and max(temps) - min(temps) > limits.temperature_delta_k,
@@ -193,12 +217,28 @@ def _violations(packs: list[_Pack]) -> dict[str, int]:
             }
             for name, violated in checks.items():
                 counts[name] += violated
+        swing_pct = float(np.ptp(pack.track("soc").values))
+        counts["cycle depth"] += _outside(swing_pct, 0.0, limits.cycle_depth_pct)
     return counts
 
 
 def _outside(value: float, low: float, high: float) -> bool:
-    slack = TOLERANCE * max(abs(low), abs(high))
+    slack = TOLERANCE * max((abs(bound) for bound in (low, high) if np.isfinite(bound)), default=0.0)
     return not low - slack <= value <= high + slack
+
+
+def failures(account: Account) -> list[str]:
+    """What a demo must not end with, in words; empty when it has shown what it is there to show."""
+    found = []
+    if broken := {name: count for name, count in account.violations.items() if count}:
+        found.append(f"limits violated: {broken}")
+    if not account.telemetry_documents:
+        found.append("no telemetry was stored")
+    if not account.mpc_decisions:
+        found.append("no interval was decided by an MPC policy")
+    if still_open := account.commands.get("open", 0):
+        found.append(f"{still_open} commands are still open")
+    return found
 
 
 def print_account(account: Account, console: Console, plot: Path) -> None:
@@ -230,6 +270,9 @@ def print_account(account: Account, console: Console, plot: Path) -> None:
             )
     if account.energies:
         console.print(_energy_table(account.energies))
+    for row in account.calibrations:
+        score = "" if row.score is None else f"score {row.score:.3f}, "
+        console.print(f"calibration of {row.device_id}: {score}{row.reason}")
     if account.site_metrics:
         console.print(
             f"status in Redis: {account.online} of {account.site_metrics['device_count']:.0f} devices online, capacity "

@@ -27,7 +27,7 @@ from core.site import SiteConfig
 from core.twin import predict
 from serving.calibration import CalibrateOptions, calibrate_site
 from serving.clock_config import START_WAIT_S
-from serving.demo.account import make_account, print_account
+from serving.demo.account import failures, make_account, print_account
 from serving.demo.clocks import PlantClocks
 from serving.demo.foresight import store_perfect_foresight
 from serving.demo.ownership import check_data, check_servers
@@ -135,17 +135,17 @@ def _run(
     console.print("bringing the metrics up to date, calibrating the twin on the days that were run ...")
     last = MetricsServiceOptions(site_id=site.site_id, metrics=MetricsOptions(include_open=True))
     run_round(stores, last, end + timedelta(seconds=LEAD_S))
-    outcomes = calibrate_site(stores, CalibrateOptions(site_id=site.site_id, days=options.days), end)
+    calibrate_site(stores, CalibrateOptions(site_id=site.site_id, days=options.days), end)
     console.print("solving the same days with perfect foresight ...")
     store_perfect_foresight(stores, site, scenario, start, end)
     account = make_account(stores, site, start, end, since)
     print_account(account, console, options.plot)
-    for outcome in outcomes:
-        score = "" if outcome.fit.score is None else f"score {outcome.fit.score:.3f}, "
-        console.print(f"calibration of {outcome.device_id}: {score}{outcome.fit.reason}")
     console.print(f"picture: {options.plot.resolve()}\nlogs:    {run_dir / 'logs'}", soft_wrap=True)
+    failed = failures(account)
+    for what in failed:
+        console.print(f"[red]failed[/]: {what}", soft_wrap=True)
     console.print(f"done in {time.monotonic() - began_s:.0f} s")
-    return 0
+    return 1 if failed else 0
 
 
 def _interrupted(console: Console) -> int:
