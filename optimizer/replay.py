@@ -175,7 +175,7 @@ def _run_device(
             hard.append(f"{d.device_id} power {p:.1f} W beyond the taper at step {k}")
         v = d.voltage_v[k] + d.voltage_v_per_wh[k] * e + d.voltage_v_per_w[k] * (charge - discharge)
         over_v = max(0.0, v - d.voltage_max_v, d.voltage_min_v - v)
-        inside = d.energy_min_wh <= e <= d.energy_max_wh
+        out_before = max(0.0, e - d.energy_max_wh, d.energy_min_wh - e)
         e += h * (d.eta_charge[k] * charge - discharge / d.eta_discharge[k]) - d.leak_wh
         t = (
             d.temperature_a * t
@@ -185,7 +185,7 @@ def _run_device(
         )
         over_e = max(0.0, e - d.energy_max_wh, d.energy_min_wh - e)
         slack = TOLERANCE_SHARE * d.capacity_wh + d.leak_wh
-        if inside and over_e > slack:
+        if over_e > out_before + slack:  # a state outside may stay there by no fault of the plan's, and go no further
             hard.append(f"{d.device_id} energy {e:.1f} Wh at step {k}")
         over_t = max(0.0, t - d.temperature_max_c[k], d.temperature_min_c - t)
         note("energy (Wh)", over_e, slack)

@@ -142,3 +142,13 @@ def test_whatever_is_projected_passes(make_random_site, seed, scale, share):
     assert (power * wanted >= 0).all()
     again, _ = project(problem, power, curtail)
     np.testing.assert_allclose(again, power, atol=1e-6)
+
+
+@pytest.mark.parametrize("energy", [90.001e3, 97e3])
+def test_a_state_outside_its_limits_goes_no_further(make_site, make_device, energy):
+    """Of 100 kWh, at most 90: charging on from just outside is no recovery."""
+    site = make_site(np.full(8, 0.1), make_device(8, energy_wh=energy, energy_high_wh=energy, energy_low_wh=energy))
+    charging, resting = np.full((1, 8), -20e3), np.zeros((1, 8))
+    assert any("energy" in text for text in replay(site, charging, np.zeros(8)).hard_violations)
+    assert replay(site, resting, np.zeros(8)).hard_violations == ()
+    assert replay(site, *project(site, charging, np.zeros(8))).hard_violations == ()
