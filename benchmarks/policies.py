@@ -1,7 +1,7 @@
 """Policies on held-out prices, in percent of perfect foresight on the same plant: MPC, learned energy value, HYBRID, rules.
 
 Run: python -m benchmarks.policies --published prices.csv.gz --reveal Forecasts_DE.csv.gz Forecasts_FR.csv.gz \
-         --five-minute-model prices.csv.gz [--five-minute real_time.csv.gz] [--weak hot peak --hourly prices.csv.gz]
+         --five-minute-model prices.csv.gz [--five-minute real_time.csv.gz] [--hot prices.csv.gz]
 
 The plant is 1 MW / 2 MWh, 90 % round trip, 5 EUR per MWh delivered. Every policy acts through the same one-step problem on the
 same lattice, so that no limit can be broken. The method does not change from market to market: the MPC's correction, networks and
@@ -20,9 +20,10 @@ from benchmarks.common import Table, clean_environment, progress
 clean_environment()
 
 
+from benchmarks.policies_hot import hot_plant  # noqa: E402
 from benchmarks.policies_rules import one_cycle, threshold  # noqa: E402
 from benchmarks.policies_series import five_minute_prices  # noqa: E402
-from optimizer.dynamic import lattice  # noqa: E402
+from optimizer.dynamic import Lattice, lattice  # noqa: E402
 from training.value_data import Correction, Rows, ValueTask  # noqa: E402
 from training.value_fit import FitSettings  # noqa: E402
 from training.value_market import Information, Market, Split, read_market, split_by_dates, split_by_half  # noqa: E402
@@ -140,7 +141,7 @@ def five_minute(market: Market, split: Split, table: Table) -> None:
         report(table, trained, rows, plain)
 
 
-def plant(market: Market) -> object:
+def plant(market: Market) -> Lattice:
     """The plant on the market's steps."""
     return lattice(dt_s=market.dt_s, charge_steps=HOURLY_STEPS if market.dt_s == 3600.0 else FIVE_MINUTE_STEPS, **PLANT)
 
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--reveal", type=Path, nargs="*", default=[], help="prices and forecasts in the manner of epftoolbox")
     parser.add_argument("--five-minute", type=Path, nargs="*", default=[], help="real 5-minute prices; first half trains")
     parser.add_argument("--five-minute-model", type=Path, help="hourly prices that 5-minute ones are modelled on")
+    parser.add_argument("--hot", type=Path, help="hourly prices, for the plant that heats, tapers and ages")
     parser.add_argument("--price-column", default="eur_mwh")
     parser.add_argument("--reveal-column", default="Real price")
     parser.add_argument("--eur-per-kwh", type=float, default=1e-3, help="of the files' unit")
@@ -172,6 +174,12 @@ def main() -> None:
             hourly = read_market(options.five_minute_model, options.price_column, (), options.eur_per_kwh)
             market = five_minute_prices(hourly)
             five_minute(market, split_by_dates(market, [date.fromisoformat(edge) for edge in edges]), table)
+        tables.append(table)
+    if options.hot:
+        table = Table("A plant unlike the MPC's model, published prices", COLUMNS)
+        market = read_market(options.hot, options.price_column, (), options.eur_per_kwh)
+        split = split_by_dates(market, [date.fromisoformat(edge) for edge in edges])
+        hot_plant(ValueTask(market=market, split=split, plant=plant(market), information="published"), table)
         tables.append(table)
     for table in tables:
         print(table.markdown())

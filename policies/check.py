@@ -42,7 +42,7 @@ class Checked:
 
 
 def hostile(observation: Observation, seed: int = 0) -> Iterator[tuple[str, Observation]]:
-    """Named variants at the edges: packs full, empty, hot, cold, tired; prices negative, tall, flat, noisy; no load; much PV."""
+    """Named variants: packs full, empty, hot, cold, tired; prices negative, tall, flat, noisy; no load; PV at its peak."""
     generator = np.random.default_rng(seed)
     change: Callable[[PackState], PackState]
     for name, change in (
@@ -66,7 +66,8 @@ def hostile(observation: Observation, seed: int = 0) -> Iterator[tuple[str, Obse
     yield "no load", replace(observation, load_w=_with(load, np.zeros(len(load))), pv_w=_with(pv, np.zeros(len(pv))))
     limit_w = observation.site.grid.import_limit_w
     yield "load at the limit", replace(observation, load_w=_with(load, np.full(len(load), limit_w)))
-    yield "much PV", replace(observation, pv_w=_with(pv, np.full(len(pv), 2.0 * limit_w)))
+    peak_w = 1000.0 * observation.site.pv.kwp
+    yield "all PV", replace(observation, pv_w=_with(pv, np.full(len(pv), peak_w)))
 
 
 def _with(series: Series, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Series:
