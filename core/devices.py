@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import isfinite
 
 
 class Chemistry(StrEnum):
@@ -70,6 +71,22 @@ class PackState:
     cell_temperatures_c: tuple[float, ...] = ()
     alarm_flags: tuple[str, ...] = ()
     protection: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """Names of the fields that hold NaN or an infinity."""
+        numbers = {
+            "soc_pct": (self.soc_pct,),
+            "soh_pct": (self.soh_pct,),
+            "temperature_c": (self.temperature_c,),
+            "voltage_v": (self.voltage_v,),
+            "current_a": (self.current_a,),
+            "power_w": (self.power_w,),
+            "internal_resistance_ohm": (self.internal_resistance_ohm,),
+            "cell_voltages_v": self.cell_voltages_v,
+            "cell_temperatures_c": self.cell_temperatures_c,
+        }
+        return tuple(name for name, values in numbers.items() if not all(isfinite(value) for value in values))
 
     @property
     def temperature_spread_k(self) -> float:

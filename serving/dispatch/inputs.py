@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from core.decisions import Decision
-from core.devices import DeviceConfig, PackState
+from core.devices import DeviceConfig, DeviceStatus, PackState
 from core.errors import InputError
 from core.limits import PackLimits, tightest
 from core.predictions import Prediction
@@ -31,6 +31,7 @@ from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.series import read_series
 from stores.postgres.series_rows import series_rows
+from stores.redis.pending import latched_among
 
 PRICE = "day_ahead_price_eur_per_kwh"
 LOAD_FORECAST = "load_forecast_w"
@@ -42,6 +43,13 @@ GRID_IMPORT = "grid_import_w"
 """Net import at the meter, mean over each interval, as recorded."""
 SIGNAL = "dispatch_signal_w"
 """Net import that the site is asked for (`pulsebms site signal`)."""
+
+LATCHED = "latched by an emergency_shutdown; an operator must reset it"
+OUT_OF_SERVICE: Mapping[DeviceStatus, str] = {
+    DeviceStatus.MAINTENANCE: "in maintenance (device_configurations.status)",
+    DeviceStatus.ERROR: "in error (device_configurations.status)",
+}
+"""Why a device of this status is not commanded; `offline` is no reason, telemetry says better who is heard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +77,7 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
     """Read every input of one tick.
 
     Raises InputError when the site is unknown or a series does not cover even the interval itself. A single device's
-    missing state or contradictory limits only leave that device out.
+    missing state, contradictory limits, latch or maintenance only leave that device out: what rests must not be planned with.
     """
     site = site_config(stores.pg, site_id)
     devices = tuple(list_devices(stores.pg, site_id))
@@ -78,13 +86,14 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
     states = latest_states(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s))
     # A tick that runs late must not take the prediction that the twin has made for the next one.
     predictions = latest_predictions(stores.mongo, ids, not_after=starts_at + timedelta(seconds=interval_s - 1))
+    latched = latched_among(stores.redis, ids)
     limits: dict[str, PackLimits] = {}
     left_out: dict[str, str] = {}
     usable: list[DeviceConfig] = []
     inputs: dict[str, Any] = {}
     for device in devices:
         key = device.device_id
-        why = _why_not(states.get(key), starts_at, fresh)
+        why = OUT_OF_SERVICE.get(device.status) or (LATCHED if key in latched else _why_not(states.get(key), starts_at, fresh))
         if why is None:
             try:
                 limits[key] = tightest(device, rows.get(key, []), starts_at)
@@ -178,9 +187,8 @@ def _why_not(state: PackState | None, starts_at: datetime, fresh: Freshness) -> 
     age_s = (starts_at - state.measured_at).total_seconds()
     if age_s > fresh.telemetry_s:
         return f"telemetry is {age_s:.0f} s old (allowed {fresh.telemetry_s:.0f} s)"
-    numbers = (state.soc_pct, state.soh_pct, state.temperature_c, state.voltage_v, state.internal_resistance_ohm)
-    if not np.isfinite(numbers).all():
-        return "telemetry holds a number that is not finite"
+    if state.not_finite:
+        return f"telemetry holds a number that is not finite: {', '.join(state.not_finite)}"
     if not 0 < state.soh_pct <= 100 or not 0 <= state.soc_pct <= 100:
         return f"telemetry says SoC {state.soc_pct:g} %, SoH {state.soh_pct:g} %: outside 0-100"
     return None

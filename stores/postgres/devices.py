@@ -76,8 +76,13 @@ def upsert_device(conn: psycopg.Connection[Any], device: DeviceConfig, *, by: st
 
 
 def touch_device(conn: psycopg.Connection[Any], device_id: str, status: DeviceStatus, seen_at: datetime) -> None:
-    """Record that a device was heard of."""
+    """Record that a device was heard of. Maintenance is an operator's word: online or offline does not end it."""
     conn.execute(
-        "UPDATE device_configurations SET status = %s, last_seen = %s WHERE device_id = %s",
-        (status.value, seen_at, device_id),
+        """
+        UPDATE device_configurations SET last_seen = %(seen_at)s, status = CASE
+            WHEN status = 'maintenance' AND %(status)s::device_status_enum IN ('online', 'offline') THEN status
+            ELSE %(status)s::device_status_enum END
+        WHERE device_id = %(device_id)s
+        """,
+        {"status": status.value, "seen_at": seen_at, "device_id": device_id},
     )

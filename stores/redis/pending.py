@@ -251,6 +251,14 @@ def is_latched(client: redis.Redis, device_id: str) -> bool:
     return bool(client.exists(latch_key(device_id)))
 
 
+def latched_among(client: redis.Redis, device_ids: Sequence[str]) -> set[str]:
+    """Those of the devices that are latched (see is_latched), in one round trip."""
+    pipe = client.pipeline(transaction=False)
+    for device_id in device_ids:
+        pipe.exists(latch_key(device_id))
+    return {device_id for device_id, there in zip(device_ids, pipe.execute(), strict=True) if there}
+
+
 def response_json(response: Response) -> str:
     """A terminal answer as it travels."""
     return json.dumps(
