@@ -31,6 +31,8 @@ OCV_V = 4
 """Columns of a history of the circuit."""
 SIGMA_CELL_V, SIGMA_SOC, SIGMA_K = 0.005, 0.005, 0.5
 """What counts as one unit of error: 5 mV a cell, 0.5 % SoC, 0.5 K."""
+TRUSTED_SCORE = 0.5
+"""Below, a dispatcher takes predictions for missing by default (serving.dispatch.inputs): such a fit would cost the plan."""
 INDEPENDENT_S = 900.0
 PRIOR: Mapping[str, float] = {"resistance": 0.5, "capacity": 0.1, "cooling": 0.5, "heat_capacity": 0.3}
 """How far (log) a real pack is taken to be from its chemistry's parameters."""
@@ -120,6 +122,9 @@ def fit_pack(
             False,
             f"not accepted: worse than the present one on held-out data (cost {after.cost:.4g} against {before.cost:.4g})",
         )
+    if after.score < TRUSTED_SCORE:
+        why = f"not accepted: explains {after.score:.2f} of the held-out voltage's departure (needed {TRUSTED_SCORE:.2f})"
+        return _said(found, False, f"{why}; a dispatcher would not plan on it")
     kept = f"; {' and '.join(held)} kept: rise over ambient {shown.temperature_rise_k:.1f} K" if held else ""
     return _said(found, True, f"accepted: held-out cost {after.cost:.4g} against {before.cost:.4g}{kept}")
 

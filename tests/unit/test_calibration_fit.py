@@ -9,10 +9,11 @@ import pytest
 
 from core.battery.ecm import PARAMETERS
 from core.calibration import NOMINAL, Factors
-from core.calibration_fit import Needed, fit_pack, score
+from core.calibration_fit import TRUSTED_SCORE, Needed, fit_pack, score
 from core.calibration_series import GAP_S, PackRecord, excitation, windows_of
 from core.devices import Chemistry, DeviceConfig
 from core.pack import Pack
+from serving.dispatch.inputs import Freshness
 
 SAMPLE_S = 30.0
 BEGIN_S = 1.767e9
@@ -242,3 +243,7 @@ def test_windows_have_no_gap_and_means_keep_the_charge():
 
 def test_every_factor_acts_on_something():
     assert all(name in PARAMETERS for name in ("capacity_ah", "cooling_w_per_k", "heat_capacity_j_per_k"))
+
+
+def test_no_fit_is_accepted_that_a_dispatcher_would_not_plan_on():
+    assert Freshness().min_calibration_score == TRUSTED_SCORE
