@@ -42,7 +42,7 @@ class Checked:
 
 
 def hostile(observation: Observation, seed: int = 0) -> Iterator[tuple[str, Observation]]:
-    """Named variants: packs full, empty, hot, cold, tired; prices negative, tall, flat, noisy; no load; PV at its peak."""
+    """Named variants: packs full, empty, hot, cold, tired; prices negative, tall, flat, noisy; no load; PV all day."""
     generator = np.random.default_rng(seed)
     change: Callable[[PackState], PackState]
     for name, change in (
@@ -66,8 +66,9 @@ def hostile(observation: Observation, seed: int = 0) -> Iterator[tuple[str, Obse
     yield "no load", replace(observation, load_w=_with(load, np.zeros(len(load))), pv_w=_with(pv, np.zeros(len(pv))))
     limit_w = observation.site.grid.import_limit_w
     yield "load at the limit", replace(observation, load_w=_with(load, np.full(len(load), limit_w)))
-    peak_w = 1000.0 * observation.site.pv.kwp
-    yield "all PV", replace(observation, pv_w=_with(pv, np.full(len(pv), peak_w)))
+    # as much as the meter takes: what is beyond is the inverter's to curtail and no policy's to answer for
+    most_w = min(1000.0 * observation.site.pv.kwp, observation.site.grid.export_limit_w)
+    yield "all PV", replace(observation, pv_w=_with(pv, np.full(len(pv), most_w)))
 
 
 def _with(series: Series, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Series:

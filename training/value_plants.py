@@ -71,7 +71,7 @@ def value_at(table: FloatArray, soc: float, temperature: float) -> float:
     a, b = x - i, y - j
     low = (1 - a) * table[i, j] + a * table[i + 1, j]
     high = (1 - a) * table[i, j + 1] + a * table[i + 1, j + 1]
-    return (1 - b) * low + b * high
+    return float((1 - b) * low + b * high)
 
 
 @_compiled
