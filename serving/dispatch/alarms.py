@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
+from math import inf, isfinite
 
 from core.devices import DeviceConfig, PackState
 from core.limits import PackLimits
@@ -99,22 +99,48 @@ class LimitRule:
     grave_action: AlarmAction = AlarmAction.EMERGENCY_SHUTDOWN
 
 
-def _cells_c(state: PackState) -> tuple[float, ...]:
-    return state.cell_temperatures_c or (state.temperature_c,)
+def _finite(values: Iterable[float]) -> list[float]:
+    """What can be compared: with NaN the result of max and min would depend on the order. The rest stops by `not_finite`."""
+    return [value for value in values if isfinite(value)]
+
+
+def _cells_c(state: PackState) -> list[float]:
+    return _finite(state.cell_temperatures_c or (state.temperature_c,))
+
+
+def _over_temperature_k(state: PackState, limits: PackLimits, _device: DeviceConfig) -> float:
+    return max(_cells_c(state), default=-inf) - limits.temperature_max_c
+
+
+def _under_temperature_k(state: PackState, limits: PackLimits, _device: DeviceConfig) -> float:
+    return limits.temperature_min_c - min(_cells_c(state), default=inf)
+
+
+def _over_spread_k(state: PackState, limits: PackLimits, _device: DeviceConfig) -> float:
+    cells_c = _cells_c(state)
+    return (max(cells_c) - min(cells_c) if cells_c else 0.0) - limits.temperature_delta_k
+
+
+def _cells_v(state: PackState, device: DeviceConfig) -> list[float]:
+    return _finite(state.cell_voltages_v or (state.voltage_v / device.series_cells,))
 
 
 def _over_voltage_pct(state: PackState, limits: PackLimits, device: DeviceConfig) -> float:
     """Of the pack or of its highest cell, whichever is further, percent of the limit."""
-    cell_v = max(state.cell_voltages_v, default=state.voltage_v / device.series_cells)
-    return 100.0 * max(state.voltage_v / limits.voltage_max_v - 1.0, cell_v / limits.cell_voltage_max_v - 1.0)
+    pack = [value / limits.voltage_max_v - 1.0 for value in _finite((state.voltage_v,))]
+    cells = [value / limits.cell_voltage_max_v - 1.0 for value in _cells_v(state, device)]
+    return 100.0 * max(pack + cells, default=-inf)
 
 
 def _under_voltage_pct(state: PackState, limits: PackLimits, device: DeviceConfig) -> float:
-    cell_v = min(state.cell_voltages_v, default=state.voltage_v / device.series_cells)
-    return 100.0 * max(1.0 - state.voltage_v / limits.voltage_min_v, 1.0 - cell_v / limits.cell_voltage_min_v)
+    pack = [1.0 - value / limits.voltage_min_v for value in _finite((state.voltage_v,))]
+    cells = [1.0 - value / limits.cell_voltage_min_v for value in _cells_v(state, device)]
+    return 100.0 * max(pack + cells, default=-inf)
 
 
 def _over_current_pct(state: PackState, limits: PackLimits, _device: DeviceConfig) -> float:
+    if not isfinite(state.current_a):
+        return -inf
     limit_a = limits.charge_current_a if state.current_a < 0 else limits.discharge_current_a
     return 100.0 * (abs(state.current_a) / limit_a - 1.0) if limit_a > 0 else (inf if abs(state.current_a) > 1.0 else -inf)
 
@@ -122,18 +148,16 @@ def _over_current_pct(state: PackState, limits: PackLimits, _device: DeviceConfi
 def _over_power_pct(state: PackState, limits: PackLimits, device: DeviceConfig) -> float:
     """Beyond what the device may ever do: limits that were tightened a moment ago are the next set point's to keep."""
     del limits
+    if not isfinite(state.power_w):
+        return -inf
     rated_w = device.max_charge_power_w if state.power_w < 0 else device.max_discharge_power_w
     return 100.0 * (abs(state.power_w) / rated_w - 1.0) if rated_w > 0 else -inf
 
 
 LIMIT_RULES: tuple[LimitRule, ...] = (
-    LimitRule(
-        "temperature_max", "K", lambda s, m, _: max(_cells_c(s)) - m.temperature_max_c, AlarmAction.STOP, noise=0.5, grave=10.0
-    ),
-    LimitRule("temperature_min", "K", lambda s, m, _: m.temperature_min_c - min(_cells_c(s)), AlarmAction.STOP, noise=0.5),
-    LimitRule(
-        "temperature_delta", "K", lambda s, m, _: s.temperature_spread_k - m.temperature_delta_k, AlarmAction.STOP, noise=0.5
-    ),
+    LimitRule("temperature_max", "K", _over_temperature_k, AlarmAction.STOP, noise=0.5, grave=10.0),
+    LimitRule("temperature_min", "K", _under_temperature_k, AlarmAction.STOP, noise=0.5),
+    LimitRule("temperature_delta", "K", _over_spread_k, AlarmAction.STOP, noise=0.5),
     LimitRule("voltage_max", "%", _over_voltage_pct, AlarmAction.NO_CHARGE, noise=0.5, grave=3.0),
     LimitRule(
         "voltage_min", "%", _under_voltage_pct, AlarmAction.NO_DISCHARGE, noise=0.5, grave=15.0, grave_action=AlarmAction.STOP
@@ -149,8 +173,12 @@ plan either. A pack outside its SoC limits is only kept from going further out: 
 
 
 def limit_findings(state: PackState, limits: PackLimits, device: DeviceConfig) -> list[tuple[AlarmAction, str]]:
-    """(action, text) for each limit that the measurement breaks, in the order of the table."""
-    found = []
+    """(action, text) for each limit that the measurement breaks, in the order of the table.
+
+    A number that is not finite says nothing of the pack: it stops (a latch would need an operator for a sensor's fault), and
+    the finite ones are judged all the same.
+    """
+    found = [(AlarmAction.STOP, f"{name} is not finite") for name in state.not_finite]
     for rule in LIMIT_RULES:
         beyond = rule.beyond(state, limits, device)
         if beyond > rule.noise:

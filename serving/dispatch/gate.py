@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 from core.decisions import Decision, Reason, SetPoint
 from core.devices import DeviceConfig, PackState
-from core.errors import InputError
+from core.errors import InputError, PulseBmsError
 from core.limits import Bound, PackLimits, clamp
 from core.pack import condition_from_state
 from policies.base import Observation
@@ -63,6 +64,7 @@ class Gated:
 def gate(decision: Decision, observation: Observation, meter: Meter | None = None) -> Gated:
     """Clip each set point to the device's bounds now, replay it on the twin, then clip the sum to the meter's limits.
 
+    A device whose bounds cannot be computed from its measurements gets 0 W; the others keep theirs.
     Raises InputError when the decision names a device that may not be commanded, misses one, or names one twice.
     """
     wanted = {point.device_id: point for point in decision.set_points}
@@ -85,8 +87,16 @@ def gate(decision: Decision, observation: Observation, meter: Meter | None = Non
             points[key] = replace(point, power_w=0.0, reason=Reason.STOP, detail=stopped)
             changes[key], cut_by[key] = stopped, "state"
             continue
-        condition = condition_from_state(allowed[key], state, observation.interval_s, ambient_c=ambient_c)
-        power_w, bound = clamp(point.power_w, limits, condition, observation.interval_s)
+        try:
+            condition = condition_from_state(allowed[key], state, observation.interval_s, ambient_c=ambient_c)
+            power_w, bound = clamp(point.power_w, limits, condition, observation.interval_s)
+            if not isfinite(power_w):
+                raise ValueError(f"the bound is {power_w}")
+        except (PulseBmsError, ArithmeticError, ValueError) as error:
+            why = f"its bounds cannot be computed: {error}"
+            points[key] = replace(point, power_w=0.0, reason=Reason.STOP, detail=why)
+            changes[key], cut_by[key] = why, "state"
+            continue
         points[key] = point
         if bound is not None:
             points[key] = replace(point, power_w=power_w, reason=REASON_OF_BOUND[bound], detail=bound.name.lower())

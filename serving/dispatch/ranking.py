@@ -80,7 +80,7 @@ class PolicyBench:
             if isinstance(found, Gated):
                 return found, passed_over
             passed_over.append(found)
-        return gate(stop_decision(observation), observation, meter), passed_over
+        return _stopped(observation, meter), passed_over
 
     def close(self) -> None:
         """End what runs policies."""
@@ -117,6 +117,17 @@ class PolicyBench:
         except Exception as error:
             log.exception("policy_raised", policy=policy.name)
             return _pass_over(policy.name, Why.RAISED, f"raised {type(error).__name__}: {error}")
+
+
+def _stopped(observation: Observation, meter: Meter | None) -> Gated:
+    """The last resort: zero for all, whatever the gate finds. Zero needs no gate; it only says more of it."""
+    decision = stop_decision(observation)
+    try:
+        return gate(decision, observation, meter)
+    except Exception as error:
+        log.exception("gate_raised", policy=decision.source)
+        why = f"the gate raised {type(error).__name__}: {error}"
+        return Gated(decision=decision, changes={point.device_id: why for point in decision.set_points}, projected_w=0.0)
 
 
 def _pass_over(name: str, why: Why, text: str) -> PassedOver:
