@@ -21,10 +21,13 @@ from stores.postgres import leases, outbox
 from stores.postgres.devices import get_device
 from stores.postgres.history import history as read_history
 from stores.redis import pending
+from stores.redis.status import read_statuses
 from stores.settings import StoreSettings
 
 command_app = typer.Typer(help="Commands to devices, by hand.", no_args_is_help=True)
 console = Console()
+SHORT_ID = 8
+"""Digits of a command's id that `history` shows."""
 
 
 def parse_parameters(pairs: list[str], command_type: CommandType) -> dict[str, Any]:
@@ -61,6 +64,8 @@ def send(
     """Issue one command: recorded in command_history first, then pushed to the device's pending list.
 
     An emergency_shutdown goes out first, through Redis alone, and is recorded after.
+
+    Example: pulsebms command send pack-lfp start_charge --set target_power=5000 --set valid_for_seconds=900
     """
     settings = StoreSettings.from_env()
     parameters = parse_parameters(set_, command_type)
@@ -94,11 +99,23 @@ def send(
 
 
 def _shut_down(settings: StoreSettings, device: str, site: str | None, parameters: dict[str, Any], timeout_s: int) -> bool:
-    """Send without asking PostgreSQL; False when the device's site is not known without it."""
+    """Send without asking PostgreSQL; False when the device's site is not known without it.
+
+    Raises InputError, with nothing sent, when a dispatcher has named another site for the device than `--site`.
+    """
     with open_redis(settings) as client:
-        site_id = site or pending.known_site(client, device)
+        known = pending.known_site(client, device)
+        if site is not None and known is not None and site != known:
+            raise InputError(
+                source="command line",
+                field="--site",
+                value=site,
+                expected=f"the site of {device}, which is {known}, or no --site",
+            )
+        site_id = site or known
         if site_id is None:
             return False
+        heard_of = known is not None or bool(read_statuses(client, [device]))
         command, result = emergency.send_first(
             client, device_id=device, site_id=site_id, parameters=parameters, timeout_s=timeout_s, issued_by=getpass.getuser()
         )
@@ -107,11 +124,24 @@ def _shut_down(settings: StoreSettings, device: str, site: str | None, parameter
         _say(command, result)
         try:
             with open_stores(settings) as stores:
+                config = get_device(stores.pg, device)
+                heard_of = heard_of or (config is not None and config.site_id == site_id)
                 emergency.record_sent(stores.pg, client, site_id)
                 emergency.end_purged(stores.pg, client, result)
         except STORE_FAILURES as error:
             console.print(f"[yellow]not on record yet[/]; the dispatcher of {site_id} will see to it: {error}", soft_wrap=True)
+        if not heard_of:
+            _warn_unknown(device, site_id)
     return True
+
+
+def _warn_unknown(device: str, site_id: str) -> None:
+    errors = Console(stderr=True)
+    errors.print(
+        f"[bold red]WARNING: nobody has heard of a device {device!r} of site {site_id!r}.[/] The shutdown lies in its pending "
+        "list, but perhaps NOTHING WAS SHUT DOWN. Check both ids, and send it again if one is mistyped.",
+        soft_wrap=True,
+    )
 
 
 def _say(command: Command, result: pending.PushResult) -> None:
@@ -149,11 +179,13 @@ def history(
     with open_stores(StoreSettings.from_env(), migrate=True) as stores:
         site_config(stores.pg, site)
         since = datetime.now(UTC) - timedelta(hours=hours)
-        table = Table("issued", "device", "command", "parameters", "outcome", "answer")
+        table = Table("id", "issued", "by", "device", "command", "parameters", "outcome", "answer")
         for row in read_history(stores.pg, site, device_id=device, since=since, limit=limit):
             outcome = (row.response_data or {}).get("outcome", "open")
             table.add_row(
+                row.command_id.removeprefix("cmd_")[:SHORT_ID],
                 f"{row.issued_at:%m-%d %H:%M:%S}",
+                row.issued_by or "",
                 row.device_id,
                 row.command_type.value,
                 ", ".join(f"{k}={v}" for k, v in (row.parameters or {}).items()),

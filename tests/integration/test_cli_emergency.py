@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from core.commands import CommandType, Outcome, Response
 from serving import emergency
+from serving.cli import commands_cli
 from serving.dispatch.tick import SiteDispatcher, push_and_settle
 from serving.site_loader import load_site
 from stores.postgres import outbox
 from stores.postgres.history import history
 from stores.redis import pending
+from stores.redis.status import write_status
 
 pytestmark = pytest.mark.timeout(120)
 SITE_FILE = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
@@ -112,9 +115,44 @@ def test_a_device_that_redis_does_not_know_is_looked_up(send, stores, site):
     assert send().returncode == 0
     (row,) = history(stores.pg, site.site_id)
     assert row.command_type is CommandType.EMERGENCY_SHUTDOWN
+    assert "WARNING" not in send("--site", site.site_id).stderr, "PostgreSQL knows it"
+
+
+def test_a_device_that_nobody_has_heard_of_is_sent_to_with_a_loud_warning(send, stores):
     unknown = send("--site", "elsewhere", DATABASE_URL=away())
     assert unknown.returncode == 0
-    assert len(pending.unrecorded(stores.redis, "elsewhere")) == 1
+    assert len(pending.unrecorded(stores.redis, "elsewhere")) == 1, "it goes out all the same"
+    assert "WARNING" in unknown.stderr
+    assert DEVICE in unknown.stderr
+    assert "NOTHING WAS SHUT DOWN" in unknown.stderr
+    write_status(stores.redis, DEVICE, {"online": True})
+    assert "WARNING" not in send("--site", "elsewhere", DATABASE_URL=away()).stderr
+
+
+def test_a_site_that_is_not_the_devices_is_refused_and_nothing_is_sent(send, stores, site):
+    pending.remember_site(stores.redis, site.site_id, [DEVICE])
+    refused = send("--site", "elsewhere", DATABASE_URL=away())
+    assert refused.returncode == 2
+    assert "'elsewhere'" in refused.stderr
+    assert f"which is {site.site_id}" in refused.stderr
+    assert not pending.is_latched(stores.redis, DEVICE)
+    assert pending.unrecorded(stores.redis, "elsewhere") == []
+    sent = send("--site", site.site_id, DATABASE_URL=away())
+    assert sent.returncode == 0
+    assert "WARNING" not in sent.stderr
+
+
+def test_history_names_the_command_and_who_sent_it(send, stores, site, monkeypatch, capsys):
+    pending.remember_site(stores.redis, site.site_id, [DEVICE])
+    assert send().returncode == 0
+    (row,) = history(stores.pg, site.site_id)
+    for name in ("database_url", "redis_url", "mongodb_uri"):
+        monkeypatch.setenv(name.upper(), getattr(stores.settings, name))
+    monkeypatch.setattr(commands_cli, "console", Console(width=200))
+    commands_cli.history(site=site.site_id, device=None, hours=1.0, limit=40)
+    shown = capsys.readouterr().out
+    assert row.command_id.removeprefix("cmd_")[:8] in shown
+    assert row.issued_by in shown
 
 
 def test_without_postgresql_and_without_a_site_it_says_what_is_missing(send):
