@@ -24,6 +24,7 @@ from serving.device_client import Journal
 from serving.dispatch.inputs import AMBIENT
 from serving.site_loader import site_config
 from stores.connections import Stores
+from stores.failures import STORE_FAILURES
 from stores.mongo.ingest import Ingest
 from stores.mongo.telemetry import latest_states, pack_document
 from stores.postgres.constraints import constraint_rows
@@ -90,7 +91,16 @@ def run_reference_device(
         agent.run(stop, ends_at)
     finally:
         journal.close()
+        _say_offline(stores, device_id)
+
+
+def _say_offline(stores: Stores, device_id: str) -> None:
+    """PostgreSQL was last needed at the start and may have been restarted since, or be away: no reason to end badly."""
+    try:
+        stores.reconnect()
         touch_device(stores.pg, device_id, DeviceStatus.OFFLINE, pending_now())
+    except STORE_FAILURES as error:
+        log.warning("not_said_offline", device_id=device_id, why=type(error).__name__)
 
 
 def pending_now() -> datetime:
