@@ -7,17 +7,17 @@ SoC stress is bounded by its tangent at the present energies. Not here: the mete
 Source: weak duality, Boyd and Vandenberghe, Convex Optimization (2004), section 5.1.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# ruff: noqa: ANN001, ANN202 - compiled by numba, which infers types
+# ruff: noqa: ANN001, ANN202, E741 - compiled by numba, which infers types
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from optimizer.fleet import FleetData
+from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.layout import (
     B_TARGET_HIGH,
     B_TARGET_LOW,
@@ -81,11 +81,16 @@ from optimizer.structured.lanes import least, load, most, stage, store
 FloatArray = NDArray[np.float64]
 REACH = 1e3
 """Scaled: no slack is larger."""
+FLOORS = (1.0, 1e-3, 1e-8, 0.0)
+"""Multipliers below these times their slack are left out: what the barrier adds to rows that do not bind costs its parameter in
+the bound for each of them. Each device takes the best of these bounds; the last one gives the value of stored energy."""
 
 
 @stage
-def _multiplier(state, s, r):
-    return load(state, s + 2 * r + 1)
+def _multiplier(state, s, r, floor):
+    """The multiplier of a row, none where it is smaller than `floor` times its slack."""
+    l = load(state, s + 2 * r + 1)
+    return l * least(most(1e30 * (l - floor * load(state, s + 2 * r)), 0.0), 1.0)
 
 
 @stage
@@ -104,7 +109,7 @@ def _least_slack(total, cost, curve):
 
 
 @stage
-def _block(data, constants, state, border, flows, energies, prices, worths):
+def _block(data, constants, state, border, flows, energies, prices, worths, floor):
     """Lower bound of eight devices, scaled; `worths` becomes minus the value of energy at the end of each step."""
     stages = len(prices)
     none = 0.0 * load(constants, DECAY)
@@ -113,7 +118,7 @@ def _block(data, constants, state, border, flows, energies, prices, worths):
         s, d = k * STATE_ROWS, k * DATA_ROWS
         store(energies, k, e)
         e = e + load(data, d + GAIN_C) * load(flows, 2 * k) - load(data, d + LOSS_D) * load(flows, 2 * k + 1)
-        top, low = top + _multiplier(state, s, TOP), low + _multiplier(state, s, BOTTOM)
+        top, low = top + _multiplier(state, s, TOP, floor), low + _multiplier(state, s, BOTTOM, floor)
     # Border: highest >= its past, lowest <= its past, depth's slack >= 0, target's slack >= 0.
     # The past alone may exceed the depth: then its multiplier is the cost.
     past = load(constants, HIGHEST) - load(constants, LOWEST) - load(constants, DEPTH)
@@ -122,7 +127,7 @@ def _block(data, constants, state, border, flows, energies, prices, worths):
     share_top, share_low = least(1.0, depth / (top + 1e-30)), least(1.0, depth / (low + 1e-30))
     bound = (depth - share_top * top) * load(constants, HIGHEST) + (share_low * low - depth) * load(constants, LOWEST)
     bound = bound - depth * load(constants, DEPTH)
-    under, over = _multiplier(border, 0, B_TARGET_LOW), _multiplier(border, 0, B_TARGET_HIGH)
+    under, over = _multiplier(border, 0, B_TARGET_LOW, floor), _multiplier(border, 0, B_TARGET_HIGH, floor)
     aim = load(constants, TARGETED) * least(1.0, load(constants, TARGET_COST) / (under + over)) * (over - under)
     bound = bound - aim * load(constants, TARGET)
     worth, warmth = aim, none  # multipliers of the next energy and temperature
@@ -136,23 +141,23 @@ def _block(data, constants, state, border, flows, energies, prices, worths):
     for k in range(stages - 1, -1, -1):
         s, d = k * STATE_ROWS, k * DATA_ROWS
         known = 0.0 if k == 0 else 1.0  # the state now cannot be chosen: its limits are no part of the problem
-        taper_c, taper_d = _multiplier(state, s, C_TAPER), _multiplier(state, s, D_TAPER)
-        high, low_e = known * _multiplier(state, s, E_HIGH), known * _multiplier(state, s, E_LOW)
+        taper_c, taper_d = _multiplier(state, s, C_TAPER, floor), _multiplier(state, s, D_TAPER, floor)
+        high, low_e = known * _multiplier(state, s, E_HIGH, floor), known * _multiplier(state, s, E_LOW, floor)
         slope_c, slope_d = load(data, d + SLOPE_C), load(data, d + SLOPE_D)
         total = high + low_e + relief * (slope_c * taper_c + slope_d * taper_d)
         share, value = _least_slack(total, load(constants, E_COST), load(constants, E_CURVE))
         high, low_e, taper_c, taper_d = share * high, share * low_e, share * taper_c, share * taper_d
         bound = bound + value - high * load(data, d + ROOM_E_HIGH) - low_e * load(data, d + ROOM_E_LOW)
         bound = bound - taper_c * load(data, d + ROOM_C) - taper_d * load(data, d + ROOM_D)
-        hot, cold = known * _multiplier(state, s, T_HIGH), known * _multiplier(state, s, T_LOW)
+        hot, cold = known * _multiplier(state, s, T_HIGH, floor), known * _multiplier(state, s, T_LOW, floor)
         share, value = _least_slack(hot + cold, load(constants, T_COST), load(constants, T_CURVE))
         hot, cold = share * hot, share * cold
         bound = bound + value - hot * load(data, d + ROOM_T_HIGH) - cold * load(data, d + ROOM_T_LOW)
-        volt, sag = _multiplier(state, s, V_HIGH), _multiplier(state, s, V_LOW)
+        volt, sag = _multiplier(state, s, V_HIGH, floor), _multiplier(state, s, V_LOW, floor)
         share, value = _least_slack(volt + sag, load(constants, V_COST), load(constants, V_CURVE))
         volt, sag = share * volt, share * sag
         bound = bound + value - volt * load(data, d + ROOM_V_HIGH) - sag * load(data, d + ROOM_V_LOW)
-        above, below = share_top * _multiplier(state, s, TOP), share_low * _multiplier(state, s, BOTTOM)
+        above, below = share_top * _multiplier(state, s, TOP, floor), share_low * _multiplier(state, s, BOTTOM, floor)
         bound = bound + (above - below) * load(data, d + FREE_E)
         # Inputs.
         store(worths, k, worth)
@@ -170,11 +175,15 @@ def _block(data, constants, state, border, flows, energies, prices, worths):
     return bound
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _bounds(first, last, data, constants, state, border, flows, prices, result, worths):
     energies = np.zeros((len(prices), LANES))
     for b in range(first, last):
-        store(result, b, _block(data[b], constants[b], state[b], border[b], flows[b], energies, prices, worths[b]))
+        best = _block(data[b], constants[b], state[b], border[b], flows[b], energies, prices, worths[b], FLOORS[0])
+        for i in range(1, len(FLOORS)):
+            more = _block(data[b], constants[b], state[b], border[b], flows[b], energies, prices, worths[b], FLOORS[i])
+            best = most(best, more)
+        store(result, b, best)
 
 
 def fleet_bound(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.layout import (
     B_DEPTH,
     B_DEPTH_SLACK,
@@ -56,7 +57,7 @@ POWER_SLACK = 0.1
 """Scaled power bounds start at least this far."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def start_lane(data, constants, state, border, flows, lane, mu):
     """Set a lane's slacks, multipliers and flows at complementarity about `mu`."""
     stages = len(flows) // 2
@@ -86,7 +87,7 @@ def start_lane(data, constants, state, border, flows, lane, mu):
     _set(border, 0, B_TARGET_HIGH, lane, far if above else near, mu)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def reopen_now(data, constants, state, lane, mu):
     """Set a lane's rows of the first stage that concern the state alone, which is known there, as `start_lane` does."""
     _set(state, 0, C_TAPER, lane, max(data[ROOM_C, lane], 1.0), mu)

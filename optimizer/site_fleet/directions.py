@@ -12,9 +12,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.layout import DATA_ROWS, LANES, LEAST_POWER, MAX_C, MAX_D, WEIGHT
 from optimizer.site_fleet.sweep import Iterate
 
@@ -23,7 +23,7 @@ BOTH_WAYS = 2e-3
 """Scaled power from which a flow counts; what the barrier leaves is well below."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _fix(first, last, data, constants, flows, burns):
     found = 0
     for b in range(first, last):

@@ -15,11 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from optimizer.fleet import PROFILES, SCALARS, FleetData
 from optimizer.problem import SoftCosts
+from optimizer.site_fleet.compiled import kept_on_disk
 
 FloatArray = NDArray[np.float64]
 LANES = 8
@@ -120,7 +120,7 @@ def beyond_taper(fleet: FleetData) -> FloatArray:
     return np.where(outside | no_charge | no_discharge, 1.0, 0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _pack_constants(
     constants, h, steps, units, costs, energy, capacity, energy_min, energy_max, depth, energy_low, energy_high, leak, decay,
     wear,
@@ -155,7 +155,7 @@ def _pack_constants(
         k[WEIGHT, lane] = p if j < count else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _pack_stages(
     data, h, units, energy, capacity, energy_min, energy_max, leak, temperature, decay, temperature_min, voltage_min, voltage_max,
     stress, centre, value, move_weight, charge_max, discharge_max, charge_taper, charge_slope, discharge_taper, discharge_slope,
@@ -208,7 +208,7 @@ def _pack_stages(
         s[VALUE_E, lane] = (stress_slope - value[i] * p) * money
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _pack_state(s, lane, e, t, start, energy_min, energy_max, temperature_min, temperature_max, wh):
     """Limits of the state at the start of a stage, from the trajectory (e, t) without power."""
     s[ROOM_E_HIGH, lane] = (energy_max - e) * wh

@@ -9,12 +9,12 @@ without duals of limits; idle slots compare the price at the meter with the valu
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from core.decisions import Reason
 from optimizer.fleet import FleetData
 from optimizer.problem import GridData
+from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.replay import FleetReplay
 
 FloatArray = NDArray[np.float64]
@@ -44,7 +44,7 @@ RECOVERY, TRACKING, PEAKS, HIGH_PRICE, LOW_PRICE, OWN_USE, SPREAD, IDLE = (
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _explain(
     codes, bits, power, energy, temperature, voltage, value, price, meter_bits, tracked, surplus, energy_now, capacity,
     energy_min,

@@ -10,18 +10,18 @@ proportion (headroom), energy, taper, voltage and temperature limits kept. Not h
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from optimizer.fleet import FleetData
 from optimizer.problem import GridData
+from optimizer.site_fleet.compiled import kept_on_disk
 
 FloatArray = NDArray[np.float64]
 INSIDE = 1e-9
 """Share of energy and meter limits that is left, so that rounding never decides."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _rooms(
     i, k, h, e, t, charge_max, discharge_max, taper_c, slope_c, taper_d, slope_d, eta_c, eta_d, energy_min, energy_max, leak
 ):  # fmt: skip
@@ -33,7 +33,7 @@ def _rooms(
     return charge, discharge
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _repair(
     power, curtail, h, load, pv, import_limit, export_limit, curtailable, energy_wh, temperature_c, charge_max, discharge_max,
     taper_c, slope_c, taper_d, slope_d, eta_c, eta_d, energy_min, energy_max, leak, decay, heat_c, heat_d, drift, temperature_max,

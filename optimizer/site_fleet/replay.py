@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from optimizer.fleet import PROFILES, SCALARS, FleetData
 from optimizer.problem import GridData, SoftCosts
+from optimizer.site_fleet.compiled import kept_on_disk
 
 FloatArray = NDArray[np.float64]
 TOLERANCE_W = 0.5
@@ -49,7 +49,7 @@ class FleetReplay:
     soft_violations: tuple[str, ...]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _devices(
     first, last, h, power, costs, energy, temperature, voltage, money, excess,
     energy_wh, capacity_wh, energy_min_wh, energy_max_wh, cycle_depth_wh, energy_low_wh, energy_high_wh, leak_wh, temperature_c,

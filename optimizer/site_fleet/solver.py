@@ -42,7 +42,7 @@ REFUSED_GAP = 2e-2
 REFUSED_GAP_SMALL = 5e-4
 """The same where trying again costs little."""
 SMALL = 1000
-SMALL_LAST_MU = 1e-7
+SMALL_LAST_MU, SMALL_SHRINK = 1e-7, 0.3
 """Small fleets can afford a sweep more: what the barrier leaves is a larger share of their objective."""
 DIRECTION_ROUNDS = 2
 FALLBACK_NOTES = {"re-projected": "the last plan, re-projected", "hold": "hold"}
@@ -140,7 +140,7 @@ class SiteFleetSolver:
     def _optimise(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:
         pool, settings, memory, dt_h = self._pool, self.settings, self._memory, dt_s / 3600.0
         if fleet.count <= SMALL:
-            settings = replace(settings, last_mu=min(settings.last_mu, SMALL_LAST_MU))
+            settings = replace(settings, last_mu=min(settings.last_mu, SMALL_LAST_MU), shrink=max(settings.shrink, SMALL_SHRINK))
         assert pool is not None  # noqa: S101 - set by solve
         same = self._blocks is not None and (self._blocks.steps, self._blocks.count) == (fleet.steps, fleet.count)
         self._blocks = pack(fleet, dt_s, soft, self._blocks)

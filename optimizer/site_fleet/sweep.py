@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from optimizer.site_fleet.border import BORDER_WORK_ROWS
 from optimizer.site_fleet.cold import start_lane
+from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.forward import predict, ratios_first, ratios_second, take_step
 from optimizer.site_fleet.layout import (
     BORDER_INEQUALITIES,
@@ -42,9 +43,13 @@ RESTART_STEPS = 60
 HEALTHY = 1e12
 """Above, or NaN, a mean complementarity says that the device's step has failed."""
 PATIENCE = 3.0
-STEP, MU, SLOW = 0, 1, 2
-REPORT_ROWS = 3
-"""Per lane: step length, mean complementarity after it, number of slow steps in a row."""
+STALLED = 0.9
+"""A step that leaves more than this share of the complementarity of a device that has not settled gets it nowhere: with the
+second-order term it may circle for ever, so that the next PLAIN_STEPS do without and aim at CENTRED times what is left."""
+CENTRED, PLAIN_STEPS = 0.3, 4.0
+STEP, MU, SLOW, PLAIN = 0, 1, 2, 3
+REPORT_ROWS = 4
+"""Per lane: step length, mean complementarity after it, number of slow steps in a row, number of plain steps to come."""
 
 
 @dataclass(slots=True)
@@ -77,7 +82,8 @@ class Iterate:
             _start_all(cuts[i], cuts[i + 1], blocks.data, blocks.constants, self.state, self.border, self.flows, mu)
 
         list(pool.map(run, range(threads)))
-        self.report[:, STEP], self.report[:, MU], self.report[:, SLOW] = 0.0, mu, 0.0
+        self.report[:] = 0.0
+        self.report[:, MU] = mu
 
     def keep(self, mu: float) -> None:
         """Remember the present point, which is about central at `mu`."""
@@ -110,7 +116,7 @@ class Answer:
     restarts: int
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _start_all(first, last, data, constants, state, border, flows, mu):
     for b in range(first, last):
         for lane in range(LANES):
@@ -124,8 +130,9 @@ def _exceeds(x, y):
 
 
 @njit(error_model="numpy")
-def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu):
-    """One step of a block towards complementarity `mu`, no faster than each device can follow."""
+def _newton(data, constants, state, border, flows, work, border_work, report, prices, mu, last):
+    """One step of a block towards complementarity `mu`, no faster than each device can follow; `last` is 1.0 where mu falls no
+    further."""
     stages = len(prices)
     none = 0.0 * load(constants, WEIGHT)
     count = 1.0 / (INEQUALITIES * stages + BORDER_INEQUALITIES)
@@ -134,14 +141,19 @@ def _newton(data, constants, state, border, flows, work, border_work, report, pr
     step = least(1.0, 1.0 / worst)
     left = most(1.0 - step + step * step * square / products, 0.0)
     settled = _exceeds(SETTLED * mu, products * count) * _exceeds(load(report, STEP), SETTLED_STEP)
-    target = most(mu, (1.0 - settled) * least(left * left * left, 1.0) * products * count)
-    targets = (target, 1.0 - settled)
+    stalled = (1.0 - settled) * (last * least(load(report, PLAIN), 1.0))
+    share = most(least(left * left * left, 1.0), CENTRED * stalled)
+    target = most(mu, (1.0 - settled) * share * products * count)
+    targets = (target, 1.0 - most(settled, stalled))
     correct(data, constants, state, border, work, border_work, prices, targets)
+    before = products * count
     worst, products, linear, square = ratios_second(data, constants, state, border, work, border_work, prices, targets)
     step = least(1.0, STEP_SHARE / worst)
     take_step(state, border, work, border_work, flows, step, stages)
     store(report, STEP, step)
-    store(report, MU, (products + step * linear + step * step * square) * count)
+    after = (products + step * linear + step * step * square) * count
+    store(report, MU, after)
+    store(report, PLAIN, most(PLAIN_STEPS * _exceeds(after, STALLED * before), most(load(report, PLAIN) - 1.0, 0.0)))
 
 
 @njit(error_model="numpy")
@@ -162,12 +174,12 @@ def _restart(data, constants, state, border, flows, report, slowest):
         report[SLOW, lane] = report[SLOW, lane] + 1.0 if report[STEP, lane] < slowest else 0.0
         if not abs(report[MU, lane]) < HEALTHY or report[SLOW, lane] >= PATIENCE:
             start_lane(data, constants, state, border, flows, lane, RESTART_MU)
-            report[STEP, lane], report[MU, lane], report[SLOW, lane] = 0.0, RESTART_MU, 0.0
+            report[STEP, lane], report[MU, lane], report[SLOW, lane], report[PLAIN, lane] = 0.0, RESTART_MU, 0.0, 0.0
             found += 1
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _sweep(
     first, last, data, constants, state, border, flows, report, prices, mu, next_mu, newton_steps, slowest, net, predicted, total
 ):
@@ -176,11 +188,12 @@ def _sweep(
     chain = np.zeros((stages * CHAIN_ROWS, LANES))
     border_work = np.zeros((BORDER_WORK_ROWS, LANES))
     ahead = np.zeros((stages - 1, LANES))
+    final = 1.0 if next_mu >= mu else 0.0
     restarts = 0
     for b in range(first, last):
         args = (data[b], constants[b], state[b], border[b], flows[b])
         for _ in range(newton_steps):
-            _newton(*args, work, border_work, report[b], prices, mu)
+            _newton(*args, work, border_work, report[b], prices, mu, final)
             if _behind(report[b], mu) == 0:
                 break
         found = _restart(*args, report[b], slowest)
@@ -188,7 +201,7 @@ def _sweep(
         for _ in range(RESTART_STEPS):
             if found == 0:
                 break
-            _newton(*args, work, border_work, report[b], prices, mu)
+            _newton(*args, work, border_work, report[b], prices, mu, final)
             _restart(*args, report[b], 0.0)
             found = _behind(report[b], mu)
         weight = load(constants[b], WEIGHT)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from optimizer.site_fleet.cold import reopen_now, start_lane
+from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.layout import BORDER_INEQUALITIES, INEQUALITIES, LANES, STATE_ROWS
-from optimizer.site_fleet.sweep import MU, SLOW, STEP, Iterate
+from optimizer.site_fleet.sweep import MU, STEP, Iterate
 
 FloatArray = NDArray[np.float64]
 NEW_DEVICE_MU = 0.1
@@ -32,7 +32,7 @@ class Memory:
     """Mean of buying and selling price, (N,)."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _lift(t, l, mu):
     """t and l with a product of at least mu, the smaller one raised."""
     if t * l >= mu:
@@ -40,7 +40,7 @@ def _lift(t, l, mu):
     return (t, mu / t) if t > l else (mu / l, l)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kept_on_disk
 def _carry(
     data, constants, state, border, flows, report, old_state, old_border, old_flows, old_lane, shift, mu, new_mu
 ):  # fmt: skip
@@ -49,7 +49,8 @@ def _carry(
         b, lane, source = j // LANES, j % LANES, old_lane[j]
         if source < 0:
             start_lane(data[b], constants[b], state[b], border[b], flows[b], lane, new_mu)
-            report[b, MU, lane], report[b, STEP, lane], report[b, SLOW, lane] = new_mu, 0.0, 0.0
+            report[b, :, lane] = 0.0
+            report[b, MU, lane] = new_mu
             continue
         ob, ol = source // LANES, source % LANES
         for k in range(stages):
@@ -66,7 +67,8 @@ def _carry(
         for r in range(BORDER_INEQUALITIES):
             t, l = _lift(old_border[ob, 2 * r, ol], old_border[ob, 2 * r + 1, ol], mu)
             border[b, 2 * r, lane], border[b, 2 * r + 1, lane] = t, l
-        report[b, MU, lane], report[b, STEP, lane], report[b, SLOW, lane] = mu, 1.0, 0.0
+        report[b, :, lane] = 0.0
+        report[b, MU, lane], report[b, STEP, lane] = mu, 1.0
 
 
 def carry(iterate: Iterate, device_ids: tuple[str, ...], memory: Memory, shift: int, mu: float) -> int:
