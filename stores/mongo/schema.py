@@ -21,7 +21,7 @@ _NUMBER = {"bsonType": ["double", "int", "long", "decimal"]}
 _FINITE = {**_NUMBER, "minimum": -1e12, "maximum": 1e12}
 """Bounds that no quantity reaches: NaN and infinities lie outside them."""
 _PERCENT = {**_NUMBER, "minimum": 0, "maximum": 100}
-_PROFILE = {"bsonType": "array", "items": _NUMBER}
+_PROFILE = {"bsonType": "array", "items": _FINITE}
 _STATS = {
     "bsonType": "object",
     "required": ["min", "max", "avg", "std"],
@@ -96,8 +96,8 @@ PREDICTION = _object(
     {
         "device_id": {"bsonType": "string", "minLength": 1},
         "prediction_timestamp": {"bsonType": "date"},
-        "horizon_hours": {**_NUMBER, "minimum": 0, "exclusiveMinimum": True},
-        "initial_state": _object({"soc": _PERCENT, "soh": _PERCENT, "temperature": _NUMBER, "internal_resistance": _NUMBER}),
+        "horizon_hours": {**_FINITE, "minimum": 0, "exclusiveMinimum": True},
+        "initial_state": _object({"soc": _PERCENT, "soh": _PERCENT, "temperature": _FINITE, "internal_resistance": _FINITE}),
         "power_profile": _PROFILE,
         "predictions": _object(
             {

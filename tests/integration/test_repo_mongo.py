@@ -205,6 +205,10 @@ TELEMETRY_BASE = document() | {"day": "2026-01-15", "hour": 14}
         ("hour", 24),
         ("hour", -1),
         ("cell_data.voltages", ["3.4"]),
+        ("cell_data.voltages", [3.4, float("nan")]),
+        ("cell_data.voltages", [float("inf"), 3.4]),
+        ("cell_data.temperatures", [20.0, float("nan"), 21.0]),
+        ("cell_data.temperatures", [float("-inf")]),
         ("cell_data.balancing_status", [2]),
         ("safety.alarm_flags", "none"),
         ("safety.protection_status", {"overvoltage": "no"}),
@@ -238,7 +242,12 @@ def test_predictions_that_must_be_refused_are(mongo_db):
         ("device_id", ...), ("prediction_timestamp", "soon"), ("horizon_hours", 0), ("initial_state.soc", 101.0),
         ("initial_state.soh", ...), ("predictions.soc_profile", [1.0, "2"]), ("predictions.efficiency_profile", ...),
         ("power_profile", None), ("degradation_forecast", 0.1), ("model_metadata.model_type", ...),
+        ("horizon_hours", float("inf")), ("horizon_hours", float("nan")), ("power_profile", [0.0, float("nan")]),
     ]  # fmt: skip
+    for name in ("voltage", "temperature", "soc", "efficiency"):
+        wrong += [(f"predictions.{name}_profile", [0.5, value]) for value in (float("nan"), float("inf"), float("-inf"))]
+    for name in ("soc", "soh", "temperature", "internal_resistance"):
+        wrong += [(f"initial_state.{name}", value) for value in (float("nan"), float("inf"), float("-inf"))]
     for path, value in wrong:
         with pytest.raises(WriteError):
             mongo_db["digital_twin_predictions"].insert_one(changed(good, path, value))
