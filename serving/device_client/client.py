@@ -89,14 +89,20 @@ class DeviceClient:
         """Of the guard."""
         return self.guard.device_id
 
+    @property
+    def latched(self) -> bool:
+        """No power until an operator's reset: by an emergency_shutdown that was begun, or by the latch that every take reads."""
+        return self.guard.latched
+
     def recover(self) -> list[Work]:
         """After a start or a lost connection, before the first take: what was taken and not finished.
 
         What had been begun is answered (with its answer of then, or as indeterminate) and is never begun again; what may still
-        be begun is returned, oldest first.
+        be begun is returned, oldest first. `latched` then says whether an emergency_shutdown stands, heard or not.
         """
         self._restore()
-        found = []
+        begun: list[Work] = []
+        fresh: list[Work] = []
         for raw in pending.processing(self.redis, self.device_id):
             try:
                 command = Command.from_wire(raw)
@@ -105,22 +111,26 @@ class DeviceClient:
                 pending.discard(self.redis, self.device_id, raw)
                 continue
             asked_s = time.monotonic()
-            now = pending.redis_now(self.redis)
-            # A start that was taken before an emergency_shutdown must not be executed after it.
-            if command.command_type.is_start and pending.is_latched(self.redis, self.device_id):
-                self.guard.latched = True
-            work = self._admit(Work(command, raw, now, asked_s))
-            if work is not None:
-                found.append(work)
-        return found
+            work = Work(command, raw, pending.redis_now(self.redis), asked_s)
+            (fresh if self.journal.seen(command.command_id) is None else begun).append(work)
+        # First what was begun: the answer of a completed reset, were it lost, clears the latch before it is read.
+        for work in begun:
+            self._admit(work)
+        # A start that was taken before an emergency_shutdown must not be executed after it.
+        self._obey_latch(pending.is_latched(self.redis, self.device_id))
+        return [work for work in fresh if self._admit(work) is not None]
 
     def take(self) -> Work | None:
-        """The next command that may be begun, or None. The take acknowledges it; what must be refused is answered here."""
+        """The next command that may be begun, or None. The take acknowledges it; what must be refused is answered here.
+
+        Look at `latched` after every take, also one without a command: an emergency_shutdown may have expired unheard.
+        """
         self._restore()
         while True:
             # Before the request: a reply that was long on its way makes a command older, never younger.
             taken_s = time.monotonic()
             found = pending.take_all(self.redis, self.device_id)
+            self._obey_latch(found.latched)
             if found.expired:
                 pending.answer_expired(self.redis, found.expired, pending.redis_now(self.redis))
             for raw in found.broken:
@@ -210,6 +220,13 @@ class DeviceClient:
     def close(self) -> None:
         """Close the journal; the connection is the caller's, or ends with the process."""
         self.journal.close()
+
+    def _obey_latch(self, latched: bool) -> None:
+        """The latch in Redis stands until a reset is completed, which ends both; one that is gone there stays here."""
+        if not latched or self.guard.latched:
+            return
+        self.guard.latched = True  # before the disk: a journal that cannot be written keeps no power on
+        self.journal.remember(self._memory())
 
     def _admit(self, work: Work) -> Work | None:
         """The work when it may be begun; otherwise it is answered."""

@@ -68,6 +68,11 @@ class Journal:
             self._db.execute("UPDATE commands SET response = ? WHERE command_id = ?", (response, command_id))
             self._remember(memory)
 
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """What changed without a command. StoreError: it is not on disk."""
+        with self._written():
+            self._remember(memory)
+
     @contextmanager
     def _written(self) -> Iterator[None]:
         """One transaction, on disk at its end; a full disk is a StoreError, and nothing is half-written."""

@@ -108,6 +108,8 @@ class TakeResult:
     taken: Taken | None
     expired: tuple[Command, ...]
     broken: tuple[str, ...]
+    latched: bool
+    """Whether the latch stood at the take (see is_latched)."""
 
 
 def redis_now(client: redis.Redis) -> datetime:
@@ -212,22 +214,23 @@ def take_all(client: redis.Redis, device_id: str) -> TakeResult:
 
     The take itself is the acknowledgement: the same script puts it on the site's responses list.
     """
-    reply = client.eval(_TAKE, 2, pending_key(device_id), processing_key(device_id), _RESPONSES)
+    reply = client.eval(_TAKE, 3, pending_key(device_id), processing_key(device_id), latch_key(device_id), _RESPONSES)
     now = datetime.fromtimestamp(int(reply[0]) / 1000, tz=UTC)
     expired, broken = [], []
-    for raw in reply[2:]:
+    latched = str(reply[2]) == "1"
+    for raw in reply[3:]:
         try:
             expired.append(Command.from_wire(raw))
         except InputError:
             broken.append(str(raw))
     raw = str(reply[1])
     if not raw:
-        return TakeResult(None, tuple(expired), tuple(broken))
+        return TakeResult(None, tuple(expired), tuple(broken), latched)
     try:
-        return TakeResult(Taken(raw, Command.from_wire(raw), now), tuple(expired), tuple(broken))
+        return TakeResult(Taken(raw, Command.from_wire(raw), now), tuple(expired), tuple(broken), latched)
     except InputError:
         discard(client, device_id, raw)
-        return TakeResult(None, tuple(expired), (*broken, raw))
+        return TakeResult(None, tuple(expired), (*broken, raw), latched)
 
 
 def take(client: redis.Redis, device_id: str) -> Taken | None:

@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 from core.commands import Command, CommandType, Outcome
+from core.device_logic import DeviceController
+from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError, StoreError
-from serving.device_client import DeviceClient, RevertTimer
+from core.limits import ConstraintRow, tightest
+from core.pack import Pack
+from serving.device_client import DeviceClient, Journal, RevertTimer
 from stores.redis import pending
+from stores.redis.connect import client_of
 from stores.redis.status import read_status
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +99,11 @@ def test_the_documented_example_works_as_pasted_and_needs_redis_alone(redis_clie
         push(redis_client, CommandType.START_DISCHARGE, seq=3, target_power=700.0, valid_for_seconds=0.5)
         said(process, "inverter 700 W")
         said(process, "inverter 0 W")  # nobody spoke: idle by itself
-        push(redis_client, CommandType.EMERGENCY_SHUTDOWN, seq=4)
+        push(redis_client, CommandType.START_CHARGE, seq=4, target_power=900.0)
+        said(process, "inverter -900 W")
+        redis_client.set(pending.latch_key(DEVICE), "a shutdown that expired unheard")
+        said(process, "inverter 0 W")
+        push(redis_client, CommandType.EMERGENCY_SHUTDOWN, seq=5)
         said(process, "inverter 0 W")
         assert read_status(redis_client, DEVICE)["online"] is True
     finally:
@@ -182,6 +191,92 @@ def test_the_latch_outlives_a_restart_and_a_lost_redis_until_an_operator_resets_
     push(redis_client, CommandType.START_CHARGE, seq=4)
     assert second.take() is not None
     second.close()
+
+
+def miss_a_shutdown(redis_client, **changes):
+    """Pushed while the device is away, and its deadline passes before anybody asks for it."""
+    command = push(redis_client, CommandType.EMERGENCY_SHUTDOWN, **changes)
+    raw = redis_client.rpop(pending.pending_key(DEVICE))
+    late = json.loads(raw) | {"expires_at_ms": 1}
+    redis_client.rpush(pending.pending_key(DEVICE), json.dumps(late))
+    return command
+
+
+def test_a_shutdown_that_expired_unheard_latches_all_the_same(url, redis_client, tmp_path):
+    first = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    missed = miss_a_shutdown(redis_client, seq=2)
+    assert not first.latched
+    assert first.take() is None
+    assert first.latched
+    assert answers(redis_client) == [(missed.command_id, "expired")]
+    first.close()
+    redis_client.flushall()  # the journal has it, too
+    second = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    second.recover()
+    assert second.latched
+    second.close()
+
+
+def test_the_set_point_of_a_device_that_missed_its_shutdown_ends(url, redis_client, tmp_path):
+    """The reference device's controller: away while it runs, and still inside its set point's validity when it comes back."""
+    config = DeviceConfig(
+        device_id=DEVICE, site_id=SITE, name=DEVICE, chemistry=Chemistry.NMC, nominal_capacity_ah=100.0, nominal_voltage_v=370.0,
+        max_charge_power_w=2e4, max_discharge_power_w=2e4, series_cells=100, parallel_cells=20,
+    )  # fmt: skip
+    pack = Pack(config, soc_pct=50.0, soh_pct=90.0, temperature_c=25.0, ambient_c=20.0)
+    limits = tightest(config, [ConstraintRow(row_id="r", device_id=DEVICE)], datetime.now(UTC))
+    controller = DeviceController(device_id=DEVICE, limits=limits)
+    device = DeviceClient(client_of(url), controller, Journal(tmp_path / "journal.sqlite"))
+
+    def power_w():
+        return controller.applied_power(monotonic_s=0.0, soc_pct=50.0, condition=pack.condition(60.0), dt_s=60.0)
+
+    push(redis_client, CommandType.START_DISCHARGE, seq=1, target_power=3000.0, valid_for_seconds=900.0)
+    work = device.take()
+    assert device.begin(work)
+    controller.execute(work.command, monotonic_s=0.0, condition=pack.condition(60.0), state=dict)
+    device.complete(work)
+    assert power_w() == 3000.0
+    miss_a_shutdown(redis_client, seq=2)
+    device.recover()
+    assert device.latched
+    assert power_w() == 0.0
+    device.close()
+
+
+def test_a_restarted_device_is_latched_before_it_begins_anything(client, redis_client):
+    push(redis_client, CommandType.START_DISCHARGE, seq=1)
+    assert client.take() is not None  # and then the device was away
+    miss_a_shutdown(redis_client, seq=2)
+    assert client.recover() == []
+    assert client.latched
+    assert [outcome for _, outcome in answers(redis_client)] == ["rejected"]
+
+
+def test_a_reset_ends_the_latch_of_a_missed_shutdown_for_good(client, redis_client):
+    miss_a_shutdown(redis_client, seq=1)
+    assert client.take() is None
+    push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, reset_latch=1.0)
+    work = client.take()
+    assert client.begin(work)
+    client.complete(work)
+    assert client.take() is None
+    assert not client.latched
+    push(redis_client, CommandType.START_CHARGE, seq=3)
+    assert client.take() is not None
+
+
+def test_a_reset_whose_answer_was_lost_does_not_latch_again(client, redis_client):
+    miss_a_shutdown(redis_client, seq=1)
+    push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, reset_latch=1.0)
+    work = client.take()
+    assert client.latched
+    assert client.begin(work)
+    client.guard.latched = False
+    client.journal.done(work.command.command_id, "completed|done", {"latched": False})  # and then Redis is gone
+    assert client.recover() == []
+    assert not client.latched
+    assert not pending.is_latched(redis_client, DEVICE)
 
 
 def test_a_command_whose_deadline_passes_while_it_is_being_begun_is_not_acted_upon(client, redis_client):
