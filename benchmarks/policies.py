@@ -1,7 +1,7 @@
 """Policies on held-out prices, in percent of perfect foresight on the same plant: MPC, learned energy value, HYBRID, rules.
 
 Run: python -m benchmarks.policies --published prices.csv.gz --reveal Forecasts_DE.csv.gz Forecasts_FR.csv.gz \
-         --five-minute-model prices.csv.gz [--five-minute real_time.csv.gz] [--hot prices.csv.gz]
+         --five-minute-model prices.csv.gz [--five-minute real_time.csv.gz] [--hot prices.csv.gz] [--peak prices.csv.gz]
 
 The plant is 1 MW / 2 MWh, 90 % round trip, 5 EUR per MWh delivered. Every policy acts through the same one-step problem on the
 same lattice, so that no limit can be broken. The method does not change from market to market: the MPC's correction, networks and
@@ -21,6 +21,7 @@ clean_environment()
 
 
 from benchmarks.policies_hot import hot_plant  # noqa: E402
+from benchmarks.policies_peak import peak_tariff  # noqa: E402
 from benchmarks.policies_rules import one_cycle, threshold  # noqa: E402
 from benchmarks.policies_series import five_minute_prices  # noqa: E402
 from optimizer.dynamic import Lattice, lattice  # noqa: E402
@@ -47,7 +48,7 @@ FORECASTS, OPINIONS = (
 )
 EDGES = ("2015-01-01", "2022-01-01", "2023-01-01", "2024-01-01", "2025-01-01")
 FITS: dict[Information, tuple[FitSettings, tuple[int, ...], int]] = {
-    "published": (FitSettings(iterations=3000), (0,), 1),
+    "published": (FitSettings(), (0,), 1),
     "hourly_reveal": (
         FitSettings(iterations=1500, learning_rate=2e-3, weight_decay=3e-2, input_noise=0.05, huber_delta=1.0), (0, 1, 2), 1,
     ),
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--five-minute", type=Path, nargs="*", default=[], help="real 5-minute prices; first half trains")
     parser.add_argument("--five-minute-model", type=Path, help="hourly prices that 5-minute ones are modelled on")
     parser.add_argument("--hot", type=Path, help="hourly prices, for the plant that heats, tapers and ages")
+    parser.add_argument("--peak", type=Path, help="hourly prices, for unforecast load under a peak tariff")
     parser.add_argument("--price-column", default="eur_mwh")
     parser.add_argument("--reveal-column", default="Real price")
     parser.add_argument("--eur-per-kwh", type=float, default=1e-3, help="of the files' unit")
@@ -174,6 +176,12 @@ def main() -> None:
             hourly = read_market(options.five_minute_model, options.price_column, (), options.eur_per_kwh)
             market = five_minute_prices(hourly)
             five_minute(market, split_by_dates(market, [date.fromisoformat(edge) for edge in edges]), table)
+        tables.append(table)
+    if options.peak:
+        table = Table("Unforecast load under a peak tariff, published prices", COLUMNS)
+        market = read_market(options.peak, options.price_column, (), options.eur_per_kwh)
+        split = split_by_dates(market, [date.fromisoformat(edge) for edge in edges])
+        peak_tariff(ValueTask(market=market, split=split, plant=plant(market), information="published"), table)
         tables.append(table)
     if options.hot:
         table = Table("A plant unlike the MPC's model, published prices", COLUMNS)

@@ -1,9 +1,9 @@
 """A plant that heats, tapers and ages unlike the MPC's model (training.value_plants), published prices.
 
-The MPC plans on the linear plant whose round trip and wear are those that earned most on the validation year, so that it is as
-good as a linear model can be. HYBRID: a network learns the value of energy over SoC and temperature from perfect foresight on the
-plant as it is, and corrects the MPC's: value = MPC's energy value + share of (learned - MPC's), and the step is chosen on the plant
-as it is. The share is the gate, from validation. What the step alone brings is in a row of its own.
+The MPC plans on the linear plant whose round trip and wear are those that earned most on the validation year, so that it is
+as good as a linear model can be. HYBRID: a network learns the value of energy over SoC and temperature from perfect foresight
+on the plant as it is, and corrects the MPC's: value = MPC's energy value + share of (learned - MPC's); the step is chosen on the
+plant as it is. The share is the gate, from validation. What the step alone brings is in a row of its own.
 """
 
 from __future__ import annotations
@@ -97,11 +97,12 @@ def hot_plant(task: ValueTask, table: Table) -> None:
     share = max(mixed, key=lambda key: mixed[key].total_eur)
     gain = compare(mixed[share], mpc, best.total_eur, price, task.week, level=GATE_LEVEL)
     gate = share if gain.low > 0 else 0.0
+    mpc_pct, network_pct = 100 * mpc.total_eur / best.total_eur, 100 * fit.score
     table.notes.append(
-        f"plant that heats, tapers, ages: {fit.cpu_s:.1f} CPU-s of training, {time.process_time() - begun:.1f} with data, "
-        f"targets and tuning; linear model of the MPC: round trip {linear.plant.eta_charge**2:.3f}, wear {linear.plant.wear_eur_per_kwh:g} "
-        f"EUR/kWh; on validation MPC {100 * mpc.total_eur / best.total_eur:.2f} %, network {100 * fit.score:.2f} %, gain at share "
-        f"{share:g}: {gain}, so that the gate is {gate:g}"
+        f"plant that heats, tapers, ages: {fit.cpu_s:.1f} CPU-s of training, {time.process_time() - begun:.1f} with data and "
+        f"tuning; the MPC's linear model: round trip {linear.plant.eta_charge**2:.3f}, wear {linear.plant.wear_eur_per_kwh:g} "
+        f"EUR/kWh; on validation MPC {mpc_pct:.2f} %, network {network_pct:.2f} %, gain at share {share:g}: {gain}, so that the "
+        f"gate is {gate:g}"
     )
     progress(table.notes[-1])
     for part in task.split.test:
