@@ -9,7 +9,7 @@ import pytest
 from stores.connections import connect_redis
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `processes`, `reply_proxy` and `chaos`, which these tests share
-from reply_proxy import ReplyProxy  # noqa: E402
+from reply_proxy import ReplyProxy
 
 _PATH = Path(__file__).parents[1] / "integration" / "conftest.py"
 _SPEC = importlib.util.spec_from_file_location("integration_fixtures", _PATH)
