@@ -220,9 +220,9 @@ def peak_tariff(task: ValueTask, table: Table) -> None:
     gate = share if gain.low > 0 else 0.0
     mpc_pct, network_pct = 100 * tried[margin].total_eur / best.total_eur, 100 * fit.score
     table.notes.append(
-        f"peak tariff: {fit.cpu_s:.1f} CPU-s of training, {time.process_time() - begun:.1f} with data and tuning; MPC's "
-        f"margin {margin:g} kW; on validation MPC {mpc_pct:.2f} %, network {network_pct:.2f} %, gain at share {share:g}: {gain}, so "
-        f"that the gate is {gate:g}"
+        f"peak tariff: {fit.cpu_s:.1f} CPU-s of training, {time.process_time() - begun:.1f} with data and tuning; "
+        f"MPC's margin {margin:g} kW; on validation MPC {mpc_pct:.2f} %, network {network_pct:.2f} %, gain at "
+        f"share {share:g}: {gain}, so that the gate is {gate:g}"
     )
     progress(table.notes[-1])
     for test in task.split.test:
