@@ -11,6 +11,9 @@ from datetime import datetime
 from enum import StrEnum
 from math import isfinite
 
+CYCLE_HOURS = 24
+"""max_cycle_depth bounds the swing of the SoC, highest minus lowest, within so many hours."""
+
 
 class Chemistry(StrEnum):
     """`chemistry_enum` of the contract."""
@@ -71,6 +74,9 @@ class PackState:
     cell_temperatures_c: tuple[float, ...] = ()
     alarm_flags: tuple[str, ...] = ()
     protection: dict[str, bool] = field(default_factory=dict)
+    cycle_low_pct: float | None = None
+    """Lowest and highest SoC of the last CYCLE_HOURS; None where nobody has looked: a cycle begins here."""
+    cycle_high_pct: float | None = None
 
     @property
     def not_finite(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ equations (core.battery.ecm), the limits (core.limits).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 
 import numpy as np
@@ -222,7 +222,14 @@ def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *,
         np.empty((2, 3)),
         row,
     )
-    return _condition_of(row)
+    condition = _condition_of(row)
+    if state.cycle_low_pct is None or state.cycle_high_pct is None:
+        return condition
+    return replace(
+        condition,
+        soc_low_pct=min(state.cycle_low_pct, state.soc_pct),
+        soc_high_pct=max(state.cycle_high_pct, state.soc_pct),
+    )
 
 
 def _measured_over_model(parameters: FloatArray, state: PackState) -> float:

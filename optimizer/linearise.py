@@ -155,8 +155,8 @@ def device_data(
     slope_d = limits.discharge_power_w * (1.0 - SOC_TAPER_FLOOR) / (energy_at(limits.soc_min_pct + SOC_TAPER_PCT) - energy_min)
     taper_c = SOC_TAPER_FLOOR * limits.charge_power_w + slope_c * energy_max
     taper_d = SOC_TAPER_FLOOR * limits.discharge_power_w - slope_d * energy_min
-    low = state.soc_pct if soc_low_pct is None else soc_low_pct
-    high = state.soc_pct if soc_high_pct is None else soc_high_pct
+    low = min(value for value in (soc_low_pct, state.cycle_low_pct, state.soc_pct) if value is not None)
+    high = max(value for value in (soc_high_pct, state.cycle_high_pct, state.soc_pct) if value is not None)
     rise = float(np.max(state.cell_temperatures_c)) - float(ambient_c[0]) if state.cell_temperatures_c else 0.0
     layers, wear = None, economics.wear_eur_per_kwh
     if economics.wear_edges:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from core.devices import DeviceConfig
+from core.devices import CYCLE_HOURS, DeviceConfig
 from core.limits import PackLimits, tightest
 from core.site import SiteConfig
 from core.twin import capacity_wh
@@ -217,9 +217,20 @@ def limit_violations(packs: Sequence[MeasuredPack]) -> dict[str, int]:
             }
             for name, violated in checks.items():
                 counts[name] += violated
-        swing_pct = float(np.ptp(pack.track("soc").values))
+        swing_pct = _widest_swing(pack.track("soc"), timedelta(hours=CYCLE_HOURS))
         counts["cycle depth"] += _outside(swing_pct, 0.0, limits.cycle_depth_pct)
     return counts
+
+
+def _widest_swing(track: Track, window: timedelta) -> float:
+    """Largest difference between two values of a track that lie at most `window` apart."""
+    widest, first = 0.0, 0
+    for last, stamp in enumerate(track.stamps):
+        while stamp - track.stamps[first] > window:
+            first += 1
+        within = track.values[first : last + 1]
+        widest = max(widest, float(within.max()) - float(within.min()))
+    return widest
 
 
 def _outside(value: float, low: float, high: float) -> bool:

@@ -7,14 +7,14 @@ Here: reading the stores into an Observation, staleness rules. Not here: decidin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
 from core.decisions import Decision
-from core.devices import DeviceConfig, DeviceStatus, PackState
+from core.devices import CYCLE_HOURS, DeviceConfig, DeviceStatus, PackState
 from core.errors import InputError
 from core.limits import PackLimits, tightest
 from core.predictions import Prediction
@@ -25,7 +25,7 @@ from serving.dispatch.history import day_before_errors, forecast_errors, month_p
 from serving.site_loader import site_config
 from stores.connections import Stores
 from stores.mongo.predictions import latest_predictions
-from stores.mongo.telemetry import latest_states
+from stores.mongo.telemetry import latest_states, soc_extremes
 from stores.postgres.constraints import constraint_rows, newest_constraints
 from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
@@ -110,6 +110,11 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
             }
         else:
             left_out[key] = why
+    # The cycle's extremes so far: a depth that only looked ahead would begin anew at every tick.
+    since = starts_at - timedelta(hours=CYCLE_HOURS)
+    for key, (low, high) in soc_extremes(stores.mongo, [d.device_id for d in usable], since, starts_at).items():
+        states[key] = replace(states[key], cycle_low_pct=low, cycle_high_pct=high)
+        inputs[f"telemetry:{key}"] |= {"cycle_low_pct": low, "cycle_high_pct": high}
     missing = {d.device_id: why for d in usable if (why := _no_prediction(d, predictions, starts_at, fresh))}
     for device in usable:
         if device.device_id not in missing:

@@ -139,6 +139,19 @@ def latest_states(
     return {document["device_id"]: state_of(document) for document in found}
 
 
+def soc_extremes(
+    db: Database[Document], device_ids: Iterable[str], start: datetime, end: datetime
+) -> dict[str, tuple[float, float]]:
+    """Lowest and highest SoC (percent) of each device in [start, end]; devices without telemetry in it are absent."""
+    rows = db["telemetry_data"].aggregate(
+        [
+            {"$match": {"device_id": {"$in": list(device_ids)}, "timestamp": {"$gte": start, "$lte": end}}},
+            {"$group": {"_id": "$device_id", "low": {"$min": "$measurements.soc"}, "high": {"$max": "$measurements.soc"}}},
+        ]
+    )
+    return {row["_id"]: (float(row["low"]), float(row["high"])) for row in rows}
+
+
 def state_of(document: Mapping[str, Any]) -> PackState:
     """A telemetry document as a PackState."""
     measured, cells, safety = document["measurements"], document.get("cell_data", {}), document.get("safety", {})

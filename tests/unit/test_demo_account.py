@@ -102,3 +102,13 @@ def test_a_demo_that_shows_what_it_claims_has_not_failed():
 def test_what_a_demo_must_not_end_with(change, said):
     (found,) = failures(account(**change))
     assert said in found
+
+
+def test_depth_counts_within_a_day():
+    """Down today and up the day after tomorrow are two cycles."""
+    deep = pack({"soc": 20.0}, {"soc": 80.0})
+    far = [dict(document) for document in deep.documents]
+    far[-1]["timestamp"] = START + timedelta(hours=30)
+    assert broken(replace(deep, documents=far)) == broken(pack())
+    far[-1]["timestamp"] = START + timedelta(hours=20)
+    assert broken(replace(deep, documents=far, limits=replace(WIDE, cycle_depth_pct=50.0))) == {"cycle depth": 1}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from core.errors import InputError, SolverError
-from core.limits import tightest
-from core.pack import Pack
+from core.limits import power_bounds, tightest
+from core.pack import Pack, condition_from_state
 from core.policy_record import PolicyRecord
 from core.series import Series
 from core.signal import DispatchSignal, SignalStep
@@ -302,3 +302,18 @@ def test_a_last_plan_stands_in_by_the_time_that_has_passed(observation, monkeypa
     chosen._planned_at = NOW + timedelta(hours=1)
     chosen.plan(observation)
     assert asked == [1, 3, NEVER]
+
+
+def test_the_depth_counts_what_the_last_day_has_used(observation):
+    """However often it is planned anew: the pack was at 80 % an hour ago, and may swing by 40 %."""
+    limits = {key: replace(value, cycle_depth_pct=40.0, soc_min_pct=5.0) for key, value in observation.limits.items()}
+    states = {key: replace(state, cycle_low_pct=50.0, cycle_high_pct=80.0) for key, state in observation.states.items()}
+    plan = policy().plan(replace(observation, limits=limits, states=states))
+    assert min(part.soc_pct.min() for part in plan.devices) >= 40.0 - 0.2
+    fresh = policy().plan(replace(observation, limits=limits))
+    assert min(part.soc_pct.min() for part in fresh.devices) < 35.0
+    for key, state in states.items():
+        device = next(d for d in observation.devices if d.device_id == key)
+        at_the_end = replace(state, soc_pct=40.5)
+        bounds = power_bounds(limits[key], condition_from_state(device, at_the_end, 900.0, ambient_c=20.0), 900.0)
+        assert bounds.discharge_w[0] < 0.05 * limits[key].discharge_power_w + 2500.0
