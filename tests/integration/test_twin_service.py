@@ -334,9 +334,10 @@ def test_a_prediction_of_low_score_counts_as_missing_and_the_reason_is_on_record
         assert seen.inputs["prediction:pack-lfp"]["calibration_score"] is None
 
 
-def test_the_mpc_passes_a_low_score_over_and_says_why(stores, devices):
+def test_a_pack_whose_calibration_scores_low_rests_and_the_record_says_why(stores, devices):
     prediction_of_score(stores, devices, 0.2)
     lease = leases.acquire(stores.pg, "demo", "test", 60.0)
     result = SiteDispatcher(stores, "demo").tick(NOW, TickOptions(interval_s=900, horizon_s=86_400, valid_for_s=60), lease)
-    assert result.decision.source == "rule"
-    assert any("pack-lco" in why and "its calibration scores 0.20" in why for _, why in result.decision.passed_over)
+    assert result.decision.source == "mpc-24h"
+    resting = {point.device_id: point for point in result.decision.set_points}["pack-lco"]
+    assert (resting.power_w, "its calibration scores 0.20" in resting.detail) == (0.0, True)

@@ -178,7 +178,7 @@ def test_a_negative_tracking_weight_is_refused(make_site):
 
 
 def test_a_plan_without_duals_says_so(make_site, make_device, monkeypatch):
-    mpc = MpcSolver()
+    mpc = MpcSolver(solver="piqp")
     before = mpc.plan(make_site(DAY))
 
     def refuse(qp):

@@ -66,7 +66,7 @@ def test_inputs_have_source_and_age(plan):
 
 def test_the_summary_says_where_prices_come_from_and_how_far_the_signal_is(plan):
     lines = summary(plan)
-    assert "duals of piqp" in lines[1]
+    assert "duals of structured" in lines[1]
     assert lines[2].startswith("signal: 4 slots tracked")
 
 
