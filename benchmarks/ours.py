@@ -7,6 +7,7 @@ the rest of the chain (PIQP) for a device that the kernel refuses. Not here: the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 
@@ -31,15 +32,15 @@ class Answers:
     iterations: float
 
 
-class FleetSolver:
+class FleetSolver(ABC):
     """A fleet's solver, kept from step to step."""
 
     name: str
     threads = 1
 
+    @abstractmethod
     def solve(self, window: Window, clock: Clock) -> Answers:
         """Solve all devices; what a user would wait for goes onto the clock. The second call on is warm."""
-        raise NotImplementedError
 
 
 class OneByOne(FleetSolver):
