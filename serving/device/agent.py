@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,8 +18,10 @@ import structlog
 from core.clock import Clock
 from core.device_logic import DeviceController
 from core.devices import PackState
+from core.limits import Condition
 from core.pack import Pack
 from core.series import Series
+from core.soc_window import SocWindow
 from serving.device_client import GUARD_MEMORY, DeviceClient, Journal, Work
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
@@ -54,6 +56,8 @@ class DeviceAgent:
     sink: Callable[[Sequence[PackState]], None]
     ambient_c: Series | None = None
     pause_s: float = 0.04
+    cycle: SocWindow = field(default_factory=SocWindow)
+    """SoC of the last day, by the plant's clock: the depth of a cycle is held here as well as in the plan."""
     _advanced_to: datetime | None = None
     _telemetry_due: datetime | None = None
     _unsent: list[PackState] = field(default_factory=list)
@@ -126,7 +130,7 @@ class DeviceAgent:
             return
         command = work.command
         verdict = self.controller.execute(
-            command, monotonic_s=time.monotonic(), condition=self.pack.condition(SUBSTEP_S), state=self._state
+            command, monotonic_s=time.monotonic(), condition=self._condition(SUBSTEP_S), state=self._state
         )
         client.complete(work, verdict.outcome, verdict.message, verdict.data)
         log.info(
@@ -155,6 +159,7 @@ class DeviceAgent:
         if self._advanced_to is None or self._advanced_to > now + CLOCK_SET_BACK:
             self._advanced_to = now
             self._telemetry_due = now
+            self.cycle.add(now, self.pack.soc_pct)
         while self._advanced_to < now:
             self._measure()
             dt_s = min(SUBSTEP_S, (now - self._advanced_to).total_seconds())
@@ -165,12 +170,21 @@ class DeviceAgent:
             power_w = self.controller.applied_power(
                 monotonic_s=time.monotonic(),
                 soc_pct=self.pack.soc_pct,
-                condition=self.pack.condition(dt_s),
+                condition=self._condition(dt_s),
                 dt_s=dt_s,
             )
             self.pack.step(power_w, dt_s)
             self._advanced_to += timedelta(seconds=dt_s)
+            self.cycle.add(self._advanced_to, self.pack.soc_pct)
         self._measure()
+
+    def _condition(self, dt_s: float) -> Condition:
+        """The pack's, with the extremes of the cycle so far."""
+        condition, extremes = self.pack.condition(dt_s), self.cycle.extremes()
+        if extremes is None:
+            return condition
+        low_pct, high_pct = min(extremes[0], self.pack.soc_pct), max(extremes[1], self.pack.soc_pct)
+        return replace(condition, soc_low_pct=low_pct, soc_high_pct=high_pct)
 
     def _ambient(self, at: datetime) -> float:
         assert self.ambient_c is not None  # noqa: S101

@@ -14,11 +14,12 @@ import structlog
 
 from core.clock import Clock
 from core.device_logic import DeviceController
-from core.devices import DeviceStatus, PackState
+from core.devices import CYCLE_HOURS, DeviceStatus, PackState
 from core.errors import InputError
 from core.limits import tightest
 from core.pack import Pack
 from core.series import Series
+from core.soc_window import SocWindow
 from serving.device.agent import DeviceAgent
 from serving.device_client import Journal
 from serving.dispatch.inputs import AMBIENT
@@ -26,7 +27,7 @@ from serving.site_loader import site_config
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
 from stores.mongo.ingest import Ingest
-from stores.mongo.telemetry import latest_states, pack_document
+from stores.mongo.telemetry import latest_states, pack_document, telemetry_range
 from stores.postgres.constraints import constraint_rows
 from stores.postgres.devices import get_device, touch_device
 from stores.postgres.series import read_series
@@ -85,6 +86,7 @@ def run_reference_device(
         clock=clock,
         sink=sink,
         ambient_c=ambient,
+        cycle=_cycle_so_far(stores, device_id, now),
     )
     touch_device(stores.pg, device_id, DeviceStatus.ONLINE, pending_now())
     try:
@@ -92,6 +94,14 @@ def run_reference_device(
     finally:
         journal.close()
         _say_offline(stores, device_id)
+
+
+def _cycle_so_far(stores: Stores, device_id: str, now: datetime) -> SocWindow:
+    """The last day's SoC, from the device's own telemetry: a restart begins no new cycle."""
+    cycle = SocWindow()
+    for document in telemetry_range(stores.mongo, device_id, now - timedelta(hours=CYCLE_HOURS), now):
+        cycle.add(document["timestamp"], float(document["measurements"]["soc"]))
+    return cycle
 
 
 def _say_offline(stores: Stores, device_id: str) -> None:
