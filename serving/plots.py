@@ -48,6 +48,11 @@ class RunPicture:
     export_limit_w: float
 
 
+def _legend(axis: Axes) -> None:
+    """Above the axis: inside it would cover lines, the limits first."""
+    axis.legend(loc="lower left", bbox_to_anchor=(0.0, 0.97), ncols=6, fontsize=8, frameon=False)
+
+
 def _finish(axes: Sequence[Axes], path: Path) -> None:
     for axis in axes:
         axis.grid(visible=True, alpha=0.3)
@@ -78,8 +83,8 @@ def plot_run(path: Path, picture: RunPicture) -> None:
             axis.plot(track.stamps, scale * track.values, label=name, linewidth=1.2)
         axis.set_ylabel(label)
     axes[3].axhline(picture.temperature_limit_c, **LIMIT_STYLE, label="tightest limit")
-    axes[1].legend(loc="upper left", ncols=4, fontsize=8)
-    axes[3].legend(loc="upper left", ncols=5, fontsize=8)
+    _legend(axes[1])
+    _legend(axes[3])
     axes[4].step(
         picture.grid_without_w.stamps,
         1e-3 * picture.grid_without_w.values,
@@ -97,7 +102,7 @@ def plot_run(path: Path, picture: RunPicture) -> None:
     axes[4].axhline(1e-3 * picture.import_limit_w, **LIMIT_STYLE, label="limits")
     axes[4].axhline(-1e-3 * picture.export_limit_w, **LIMIT_STYLE)
     axes[4].set_ylabel("grid import kW\n(export < 0)")
-    axes[4].legend(loc="upper left", ncols=3, fontsize=8)
+    _legend(axes[4])
     _finish(list(axes), path)
 
 
@@ -130,9 +135,9 @@ def plot_plan(path: Path, start: datetime, plan: Plan, buy_eur_per_kwh: FloatArr
     axes[5].axhline(-1e-3 * grid.export_limit_w, **LIMIT_STYLE)
     axes[5].set_ylabel("grid import kW\n(export < 0)")
     if plan.devices:
-        axes[1].legend(loc="upper left", ncols=4, fontsize=8)
+        _legend(axes[1])
     for axis in axes[4:]:
-        axis.legend(loc="upper left", ncols=5, fontsize=8)
+        _legend(axis)
     _finish(list(axes), path)
 
 
