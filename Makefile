@@ -14,7 +14,7 @@ demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/pulsebms demo
 
 test: check
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
 
 test-full: check
 	$(BIN)/python -m pytest
