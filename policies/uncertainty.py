@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Outlook:
         pasts = {"load_w": self.pasts.get("load_w")}
         if problem.grid.pv_w.any():
             pasts["pv_w"] = self.pasts.get("pv_w")
-        if self.observation.price_known_until is not None:
+        if self._prices_end():
             pasts[PRICE] = self._price_past()
         missing = [name for name, past in pasts.items() if past is None]
         if missing:
@@ -86,6 +87,11 @@ class Outlook:
         paths, days = draw(known, self.observation.starts_at, self.steps, self.dt_s, count)
         found = [self._scenario(problem, {name: path[s] for name, path in paths.items()}) for s in range(len(days))]
         return found, {"days_ago": list(days), "quantities": sorted(known)}
+
+    def _prices_end(self) -> bool:
+        """Whether some price of the horizon is not known."""
+        until = self.observation.price_known_until
+        return until is not None and until < self.observation.starts_at + timedelta(seconds=self.steps * self.dt_s)
 
     def _price_past(self) -> Past | None:
         errors = self.observation.errors.get(PRICE)

@@ -18,6 +18,9 @@ from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
 from policies.learned.value import check_chemistries
 
+SQUASHES = ("clip", "tanh")
+"""`parameters.squash`: how the network's output becomes an action in [-1, 1]. clip: the mean of a Gaussian (PPO); tanh: SAC."""
+
 
 class ObservationLayout(Protocol):
     """From what a policy sees to the numbers that a network was trained on."""
@@ -54,7 +57,11 @@ class Actor:
         if self.network.inputs != layout.size or self.network.outputs != 1:
             got = (self.network.inputs, self.network.outputs)
             raise ArtefactError(f"{where}: shape of actor: got {got}, expected ({layout.size}, 1)")
+        squash = said.parameters.get("squash", "clip")
+        if squash not in SQUASHES:
+            raise ArtefactError(f"{where}: parameters.squash: got {squash!r}, expected one of {', '.join(SQUASHES)}")
         self.layout, self.artefact = layout, artefact
+        self._tanh = squash == "tanh"
 
     def actions(self, observation: Observation) -> NDArray[np.float64]:
         """In [-1, 1], discharge positive, one a device; raises PolicyUnableError when the vector or the action is not finite."""
@@ -65,7 +72,7 @@ class Actor:
         found = self.network(vectors)[:, 0].astype(np.float64)
         if not np.isfinite(found).all():
             raise PolicyUnableError("the actor gave a number that is not finite")
-        return np.clip(found, -1.0, 1.0)
+        return np.tanh(found) if self._tanh else np.clip(found, -1.0, 1.0)
 
 
 class ActorPolicy:

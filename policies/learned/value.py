@@ -51,10 +51,12 @@ class EnergyValue:
     def marginals(self, observation: Observation, at: datetime) -> FloatArray:
         """EUR per stored kWh after the step that begins at `at`, empty to full, non-increasing; (n,).
 
-        Raises PolicyUnableError when prices of the 7 days before the interval or of the horizon are not in the observation.
+        On the network's own grid: within one of its steps, what holds after that step. Raises PolicyUnableError when prices of
+        the 7 days before the interval or of the horizon are not in the observation.
         """
         prices = observation.price_eur_per_kwh
-        begin = observation.starts_at - HISTORY
+        at = _on_grid(at, self.dt_s)
+        begin = _on_grid(observation.starts_at, self.dt_s) - HISTORY
         try:
             past = prices.window(begin, round(HISTORY.total_seconds() / self.dt_s) + 1, self.dt_s)
             ahead = prices.window(at, self.horizon_steps + 1, self.dt_s)
@@ -76,6 +78,12 @@ class EnergyValue:
         )
         said = np.mean([network(features[0]) for network in self.networks], axis=0)
         return non_increasing(mean + spread * said.astype(np.float64))
+
+
+def _on_grid(at: datetime, dt_s: float) -> datetime:
+    """The beginning of the step of `dt_s` (a whole part of a day) that holds a time."""
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight + timedelta(seconds=dt_s * ((at - midnight).total_seconds() // dt_s))
 
 
 def energy_value(artefact: Artefact) -> EnergyValue:

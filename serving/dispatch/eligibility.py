@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from core.artefact import ArtefactFiles
 from core.battery.cells import CELLS
 from core.devices import Chemistry
-from core.errors import InputError
+from core.errors import InputError, PulseBmsError
 from core.policy_record import PolicyRecord
 from policies.base import Observation
 from serving.dispatch.inputs import LOAD_FORECAST, PRICE, PV_FORECAST
@@ -24,6 +25,8 @@ PRICE_KNOWN_S = 6 * HOUR_S
 """Day-ahead prices are known for 11 hours at least, just before the next day's come out: with less the feed has stopped, and a
 plan would rest on yesterday's."""
 FORECAST_KNOWN_S = HOUR_S
+DEFAULT_HORIZON_S = 24 * HOUR_S
+"""Of a row that plans for no horizon of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,11 @@ class Artefacts(Protocol):
     """Where learned policies' files are."""
 
     def needs(self, record: PolicyRecord) -> Needs:
-        """What the row's artefact declares; InputError when the artefact is missing or its SHA-256 is not the row's."""
+        """What the row's policy needs; PulseBmsError when its artefact is missing, damaged or does not fit the row."""
+        ...
+
+    def files(self, record: PolicyRecord) -> ArtefactFiles:
+        """The artefact that `needs` has verified; PulseBmsError likewise."""
         ...
 
 
@@ -59,6 +66,11 @@ class NoArtefacts:
             expected=f"MPC: {NO_ARTEFACT} for learned policies",
         )
 
+    def files(self, record: PolicyRecord) -> ArtefactFiles:
+        """Raises InputError, always."""
+        self.needs(record)
+        raise AssertionError("needs has raised")
+
 
 MPC_NEEDS = Needs(
     predictions=True,
@@ -68,7 +80,7 @@ MPC_NEEDS = Needs(
 
 
 def needs_of(record: PolicyRecord, artefacts: Artefacts) -> Needs:
-    """What the row's policy needs; raises InputError when it is learned and its artefact is not there or not the right one."""
+    """What the row's policy needs; raises PulseBmsError when it is learned and its artefact is not there or not the right one."""
     return MPC_NEEDS if record.policy_type == "MPC" else artefacts.needs(record)
 
 
@@ -90,7 +102,7 @@ def why_not(record: PolicyRecord, observation: Observation, artefacts: Artefacts
         return "no device of the site may be commanded"
     try:
         needs = needs_of(record, artefacts)
-    except InputError as error:
+    except PulseBmsError as error:
         return str(error)
     for device in observation.devices:
         if device.chemistry not in needs.chemistries:
@@ -102,7 +114,7 @@ def why_not(record: PolicyRecord, observation: Observation, artefacts: Artefacts
     if needs.predictions and len(observation.missing_predictions) >= len(observation.devices):
         device_id, why = next(iter(observation.missing_predictions.items()))
         return f"prediction of {device_id}: {why}"
-    horizon_s = (record.horizon_hours or 0) * HOUR_S
+    horizon_s = DEFAULT_HORIZON_S if record.horizon_hours is None else record.horizon_hours * HOUR_S
     for name, known_s in needs.known_s.items():
         until = _known_until(observation, name)
         wanted = observation.starts_at + timedelta(seconds=min(known_s, horizon_s))

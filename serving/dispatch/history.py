@@ -27,8 +27,9 @@ def forecast_errors(
 ) -> Series | None:
     """Actual minus forecast (as known when each step began) up to `starts_at`, without gaps; None when there is none."""
     since = starts_at - timedelta(days=WINDOW_DAYS)
-    actual = _tail(series_rows(stores.pg, site_id, actual_name, since, starts_at, known_at=starts_at), actual_name)
-    forecast = _tail(rows_as_known(stores.pg, site_id, forecast_name, since - DAY, starts_at, known_at=starts_at), forecast_name)
+    actual = unbroken(series_rows(stores.pg, site_id, actual_name, since, starts_at, known_at=starts_at), actual_name)
+    said = rows_as_known(stores.pg, site_id, forecast_name, since - DAY, starts_at, known_at=starts_at)
+    forecast = unbroken(said, forecast_name)
     errors = None
     why = "nothing recorded"
     if actual is not None and forecast is not None:
@@ -42,7 +43,7 @@ def forecast_errors(
 def day_before_errors(stores: Stores, site_id: str, name: str, starts_at: datetime, inputs: dict[str, Any]) -> Series | None:
     """What a price was beyond that of 24 hours before, up to `starts_at`: the error where a horizon outlasts the known prices."""
     since = starts_at - timedelta(days=WINDOW_DAYS)
-    known = _tail(series_rows(stores.pg, site_id, name, since, starts_at, known_at=starts_at), name)
+    known = unbroken(series_rows(stores.pg, site_id, name, since, starts_at, known_at=starts_at), name)
     errors = None
     if known is not None and len(known) > (lag := round(DAY.total_seconds() / known.dt_s)):
         errors = Series(name, known.start + DAY, known.dt_s, known.values[lag:] - known.values[:-lag])
@@ -59,7 +60,7 @@ def _said(name: str, errors: Series | None, source: str, why: str, starts_at: da
     return errors
 
 
-def _tail(rows: Sequence[SeriesRow], name: str) -> Series | None:
+def unbroken(rows: Sequence[SeriesRow], name: str) -> Series | None:
     """The newest stretch of rows of one step length without a gap."""
     if not rows:
         return None

@@ -22,6 +22,7 @@ from core.series import Series
 from core.signal import DispatchSignal, SignalStep
 from policies.base import Observation, PlannedPower
 from serving.dispatch.history import day_before_errors, forecast_errors, month_peak
+from serving.dispatch.price_history import long_prices
 from serving.site_loader import site_config
 from stores.connections import Stores
 from stores.mongo.predictions import latest_predictions
@@ -151,14 +152,14 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
         states={d.device_id: states[d.device_id] for d in usable},
         predictions=predictions,
         missing_predictions=missing,
-        price_eur_per_kwh=series[PRICE],
+        price_eur_per_kwh=long_prices(stores, site_id, PRICE, series[PRICE], starts_at),
         load_w=series[LOAD_FORECAST],
         pv_w=series[PV_FORECAST],
         ambient_c=series[AMBIENT],
         peak_incurred_w=month_peak(stores, site, GRID_IMPORT, starts_at, inputs),
         signal=_signal(stores, site_id, starts_at, horizon_s, inputs),
         errors=errors,
-        price_known_until=price_known_until if price_known_until < starts_at + timedelta(seconds=horizon_s) else None,
+        price_known_until=price_known_until,
         last_plan=planned_power(last),
         inputs=inputs,
     )

@@ -11,14 +11,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 
 from core.clock import Clock
 from core.commands import DEFAULT_TIMEOUT_S
-from serving.dispatch.eligibility import Artefacts, NoArtefacts
+from serving.dispatch.artefacts import StoredArtefacts
+from serving.dispatch.eligibility import Artefacts
 from serving.dispatch.health import SiteHealth
 from serving.dispatch.inputs import Freshness
 from serving.dispatch.lease import LEASE_TTL_S, LeaseKeeper, TickLease
@@ -76,7 +77,8 @@ class LoopOptions:
     lease_ttl_s: float = LEASE_TTL_S
     command_timeout_s: int = DEFAULT_TIMEOUT_S
     """Wall seconds within which a device must begin a command."""
-    artefacts: Artefacts = field(default_factory=NoArtefacts)
+    artefacts: Artefacts | None = None
+    """Where learned policies' files are; None: GridFS of the stores."""
     factory: Factory = policy_of
 
 
@@ -134,7 +136,9 @@ class SiteLoop:
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.keeper = LeaseKeeper(stores, options.site_id, self.holder, options.lease_ttl_s, on_change=health.lead)
         self.runner = ProcessRunner(factory=options.factory, on_restart=metrics.policy_restart)
-        self.dispatcher = SiteDispatcher(stores, options.site_id, PolicyBench(self.runner, options.artefacts), metrics)
+        self.dispatcher = SiteDispatcher(
+            stores, options.site_id, PolicyBench(self.runner, options.artefacts or StoredArtefacts(stores)), metrics
+        )
         self.last: TickResult | None = None
         self.ticks = 0
         self._failures = 0

@@ -95,7 +95,8 @@ class PolicyBench:
         if deadline_s < SHORTEST_S:
             return _pass_over(record.name, Why.DEADLINE, "policies before it have used the time for deciding")
         try:
-            gated = gate(self.runner.decide(record, observation, deadline_s), observation, meter)
+            files = None if record.policy_type == "MPC" else self.artefacts.files(record)
+            gated = gate(self.runner.decide(record, observation, deadline_s, files), observation, meter)
         except PolicyFailedError as error:
             return _pass_over(record.name, error.why, str(error))
         except PulseBmsError as error:

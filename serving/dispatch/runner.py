@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 import structlog
 
+from core.artefact import ArtefactFiles
 from core.decisions import Decision, check_decision
 from core.errors import PulseBmsError
 from core.policy_record import PolicyRecord
-from policies.base import Observation, Policy, PolicyUnableError
-from serving.dispatch.policy_factory import Built, policy_of
+from policies.base import Observation, PolicyUnableError
+from serving.dispatch.policy_factory import Built, Factory, policy_of
 from serving.dispatch.worker import serve
 
 log = structlog.get_logger()
@@ -58,8 +59,13 @@ class PolicyFailedError(PulseBmsError):
 class Runner(Protocol):
     """Asks a policy for its decision."""
 
-    def decide(self, record: PolicyRecord, observation: Observation, deadline_s: float) -> Decision:
-        """The decision of the row's policy, finite and for this interval; PolicyFailedError otherwise."""
+    def decide(
+        self, record: PolicyRecord, observation: Observation, deadline_s: float, files: ArtefactFiles | None = None
+    ) -> Decision:
+        """The decision of the row's policy, finite and for this interval; PolicyFailedError otherwise.
+
+        `files` are the artefact of a learned policy.
+        """
         ...
 
     def close(self) -> None:
@@ -73,10 +79,12 @@ class InlineRunner:
 
     built: Built = field(default_factory=Built)
 
-    def decide(self, record: PolicyRecord, observation: Observation, deadline_s: float) -> Decision:
+    def decide(
+        self, record: PolicyRecord, observation: Observation, deadline_s: float, files: ArtefactFiles | None = None
+    ) -> Decision:
         """See Runner.decide; the deadline does not bind."""
         try:
-            decision = self.built.policy(record).decide(observation)
+            decision = self.built.policy(record, files).decide(observation)
         except PolicyUnableError as error:
             raise PolicyFailedError(Why.UNABLE, str(error)) from error
         except PulseBmsError as error:
@@ -106,18 +114,20 @@ def checked(decision: Decision, observation: Observation) -> Decision:
 class ProcessRunner:
     """One warm process for the policies of one site, killed when it is late."""
 
-    factory: Callable[[PolicyRecord], Policy] = policy_of
+    factory: Factory = policy_of
     """Importable by name: the process imports it."""
     on_restart: Callable[[], None] = lambda: None
     _process: ForkServerProcess | None = None
     _pipe: Connection | None = None
 
-    def decide(self, record: PolicyRecord, observation: Observation, deadline_s: float) -> Decision:
+    def decide(
+        self, record: PolicyRecord, observation: Observation, deadline_s: float, files: ArtefactFiles | None = None
+    ) -> Decision:
         """See Runner.decide; returns or raises within the deadline and the time that killing takes."""
         replies: list[tuple[str, Any]] = []
         # Sending and reading can block on a process that stands still, so that both are done where they can be abandoned;
         # killing the process breaks the pipe, which ends the thread: none is left behind.
-        thread = threading.Thread(target=self._ask, args=(record, observation, replies), name="policy-pipe", daemon=True)
+        thread = threading.Thread(target=self._ask, args=(record, observation, files, replies), name="policy-pipe", daemon=True)
         thread.start()
         thread.join(deadline_s)
         if thread.is_alive():
@@ -131,10 +141,12 @@ class ProcessRunner:
             raise PolicyFailedError(Why(kind), str(content))
         return checked(content, observation)
 
-    def _ask(self, record: PolicyRecord, observation: Observation, replies: list[tuple[str, Any]]) -> None:
+    def _ask(
+        self, record: PolicyRecord, observation: Observation, files: ArtefactFiles | None, replies: list[tuple[str, Any]]
+    ) -> None:
         try:
             pipe = self._ready()
-            pipe.send((record, observation))
+            pipe.send((record, observation, files))
             replies.append(pipe.recv())
         except Exception as error:  # noqa: BLE001 - whatever it is, this policy does not decide; the next one is asked
             replies.append(("died", f"its process failed: {type(error).__name__}: {error}"))

@@ -1,4 +1,4 @@
-"""The process in which policies decide: reads (row, observation), answers with a decision or the reason why there is none.
+"""The process in which policies decide: reads (row, observation, artefact), answers with a decision or why there is none.
 
 It holds no connection to any store and dies with its dispatcher. Not here: deadlines (serving.dispatch.runner).
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import structlog
 
 from core.errors import PulseBmsError
-from core.policy_record import PolicyRecord
-from policies.base import Policy, PolicyUnableError
-from serving.dispatch.policy_factory import Built
+from policies.base import PolicyUnableError
+from serving.dispatch.policy_factory import Built, Factory
 from serving.dispatch.warm import warm_kernels
 from serving.logs import configure_logging
 
@@ -24,7 +22,7 @@ log = structlog.get_logger()
 PR_SET_PDEATHSIG = 1
 
 
-def serve(pipe: Connection, factory: Callable[[PolicyRecord], Policy]) -> None:
+def serve(pipe: Connection, factory: Factory) -> None:
     """Answer until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the dispatcher's to handle
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -33,12 +31,12 @@ def serve(pipe: Connection, factory: Callable[[PolicyRecord], Policy]) -> None:
     built = Built(factory)
     while True:
         try:
-            record, observation = pipe.recv()
+            record, observation, files = pipe.recv()
         except (EOFError, OSError):
             return
         reply: tuple[str, Any]
         try:
-            reply = ("decided", built.policy(record).decide(observation))
+            reply = ("decided", built.policy(record, files).decide(observation))
         except PolicyUnableError as error:
             reply = ("unable", str(error))
         except PulseBmsError as error:

@@ -60,5 +60,5 @@ class Failing:
         return decision
 
 
-def make(record):
+def make(record, files=None):
     return Failing(record)

@@ -1,0 +1,167 @@
+"""What an actor that was trained in envs sees of each pack of a live site: the environment's own code on what the stores know.
+
+An actor's artefact says `layout` LAYOUT, and in `parameters`: `environment` (an envs.config.EnvConfig of one pack), `dt_s`,
+`timezone` (default as in envs.data), `squash` (see policies.learned.actor). Each pack is shown its share of the site, by rated
+power: load, PV, limits and peak of that share, so that a pack among others sees what it was trained on alone. Not here: where
+each field lies (envs.layout), its value (envs.features, envs.kernel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.artefact import ArtefactError
+from core.devices import Chemistry, DeviceConfig
+from core.errors import InputError
+from core.series import Series
+from envs import kernel
+from envs import variants as at
+from envs.config import EnvConfig
+from envs.data import HISTORY_DAYS, Exogenous, whole
+from envs.features import Features, make_features
+from envs.layout import LAYOUT_VERSION, Layout
+from optimizer.linearise import wear_cost
+from policies.base import Observation, PolicyUnableError
+from policies.learned.artefact import Artefact
+
+FloatArray = NDArray[np.float64]
+LAYOUT = f"pack-env/{LAYOUT_VERSION}"
+DAY_S = 86_400.0
+AHEAD_S = 2 * DAY_S
+"""Day-ahead prices reach no further."""
+
+
+def layout_of(artefact: Artefact) -> PackLayout:
+    """The layout that an actor was trained on.
+
+    Raises ArtefactError naming what is missing, of another version, or cannot be had on a live site.
+    """
+    said = artefact.metadata
+    where = f"artefact {artefact.sha256[:12]}"
+    if said.layout != LAYOUT:
+        raise ArtefactError(f"{where}: layout: got {said.layout!r}, expected {LAYOUT!r}")
+    given = said.parameters
+    environment, dt_s = given.get("environment"), given.get("dt_s")
+    if not isinstance(environment, dict):
+        raise ArtefactError(f"{where}: parameters.environment: got {environment!r}, expected the config that it was trained in")
+    if not isinstance(dt_s, int | float) or not 0 < dt_s <= 3600:
+        raise ArtefactError(f"{where}: parameters.dt_s: got {dt_s!r}, expected seconds of a step")
+    if given.get("price_forecast"):
+        raise ArtefactError(f"{where}: parameters.price_forecast: a dispatcher has no price forecasts beside published prices")
+    try:
+        config = EnvConfig.of(environment, f"{where}: parameters.environment")
+    except InputError as error:
+        raise ArtefactError(str(error)) from None
+    if len(config.packs) != 1:
+        raise ArtefactError(f"{where}: parameters.environment.packs: got {len(config.packs)}, expected one, shown pack by pack")
+    return PackLayout(config, float(dt_s), str(given.get("timezone", "Europe/Amsterdam")))
+
+
+@dataclass(frozen=True, slots=True)
+class PackLayout:
+    """See policies.learned.actor.ObservationLayout."""
+
+    config: EnvConfig
+    dt_s: float
+    timezone: str
+
+    @property
+    def version(self) -> str:
+        """LAYOUT."""
+        return LAYOUT
+
+    @property
+    def size(self) -> int:
+        """Numbers in the vector of one pack."""
+        return Layout(1, self.config.forecast_hours, 0, self.config.load_forecast_hours).size
+
+    def vectors(self, observation: Observation) -> FloatArray:
+        """One row a device, (devices, size).
+
+        Raises PolicyUnableError when the interval is not the step of training, or prices of the 8 days before are not there.
+        """
+        if observation.interval_s != self.dt_s:
+            raise PolicyUnableError(f"the actor decides steps of {self.dt_s:g} s; the interval has {observation.interval_s} s")
+        row = round(HISTORY_DAYS * DAY_S / self.dt_s)
+        try:
+            features = self._features(observation, row)
+        except InputError as error:
+            raise PolicyUnableError(
+                f"the actor needs prices of {HISTORY_DAYS} days before and load, PV around now: {error}"
+            ) from None
+        rated = [_rated_w(device) for device in observation.devices]
+        found = np.empty((len(rated), self.size), dtype=np.float32)
+        for k, device in enumerate(observation.devices):
+            self._observe(observation, device, rated[k] / sum(rated), features, row, found[k])
+        return found.astype(np.float64)
+
+    def _features(self, observation: Observation, row: int) -> Features:
+        """Tables over the past and two days, of which `row` is the interval that is decided."""
+        count = row + round(AHEAD_S / self.dt_s)
+        begin = observation.starts_at - timedelta(seconds=row * self.dt_s)
+        load_w, pv_w = (
+            self._around(series, observation.starts_at, row, count) for series in (observation.load_w, observation.pv_w)
+        )
+        actual_load_w, actual_pv_w = load_w.copy(), pv_w.copy()
+        actual_load_w[row - 1] += self._last_error(observation, "load_w")
+        actual_pv_w[row - 1] += self._last_error(observation, "pv_w")
+        data = Exogenous(
+            start=begin,
+            dt_s=self.dt_s,
+            price_eur_per_kwh=observation.price_eur_per_kwh.window(begin, count, self.dt_s),
+            load_w=actual_load_w,
+            pv_w=actual_pv_w,
+            ambient_c=self._around(observation.ambient_c, observation.starts_at, row, count),
+            load_forecast_w=load_w,
+            pv_forecast_w=pv_w,
+            timezone=self.timezone,
+        )
+        config = self.config.model_copy(update={"tariff": observation.site.tariff, "episode_steps": None})
+        return make_features(whole(data), config)
+
+    def _around(self, series: Series, starts_at: datetime, row: int, count: int) -> FloatArray:
+        """A series from the step before the interval on, (count,): ends are held, what lies further back is not looked at."""
+        known = int((series.end - starts_at).total_seconds() // self.dt_s)
+        values = series.window(starts_at - timedelta(seconds=self.dt_s), min(known, count - row) + 1, self.dt_s)
+        return np.concatenate([np.full(row - 1, values[0]), values, np.full(max(0, count - row - known), values[-1])])
+
+    def _last_error(self, observation: Observation, name: str) -> float:
+        """Actual less forecast of the step before; 0 where it was not recorded."""
+        errors = observation.errors.get(name)
+        return 0.0 if errors is None or not len(errors) else float(errors.values[-1])
+
+    def _observe(
+        self, observation: Observation, device: DeviceConfig, share: float, features: Features, row: int, out: NDArray[np.float32]
+    ) -> None:
+        state, grid = observation.states[device.device_id], observation.site.grid
+        rated_w = _rated_w(device)
+        site, pack = np.zeros((1, at.SITE_COLUMNS)), np.zeros((1, 1, at.PACK_COLUMNS))
+        site[0, at.IMPORT_LIMIT], site[0, at.EXPORT_LIMIT] = share * grid.import_limit_w, share * grid.export_limit_w
+        site[0, at.RATED], site[0, at.LOAD_FACTOR], site[0, at.PV_FACTOR] = rated_w, share, share
+        site[0, at.PEAK_PRICE] = grid.peak_price_eur_per_kw
+        replacement = observation.site.pack(device.device_id).replacement_eur_per_kwh
+        pack[0, 0, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, replacement)
+        hours = device.nominal_energy_wh / device.max_discharge_power_w
+        shown: Any = [
+            (state.soh_pct - 80.0) / 20.0,
+            *(float(device.chemistry is chemistry) for chemistry in Chemistry),
+            min(hours / 4.0, 10.0),
+            device.max_discharge_power_w / rated_w,
+        ]
+        clocks, accounts = np.zeros((1, 3), dtype=np.int64), np.zeros((1, 5))
+        clocks[0, kernel.ROW], accounts[0, kernel.PEAK] = row, share * observation.peak_incurred_w
+        circuit = np.zeros((1, 1, 4))
+        circuit[0, 0, 0], circuit[0, 0, 3] = state.soc_pct / 100.0, state.temperature_c
+        kernel.observe(
+            0, clocks, accounts, circuit, site, pack, np.array([[shown]], dtype=np.float32), features.rows, features.economics,
+            features.load_ahead_w, features.pv_ahead_w, features.marginal, features.marginal_soc, out,
+        )  # fmt: skip
+
+
+def _rated_w(device: DeviceConfig) -> float:
+    return max(device.max_charge_power_w, device.max_discharge_power_w)
