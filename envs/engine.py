@@ -125,6 +125,17 @@ class Engine:
         data = self.part.exogenous
         return data.start + timedelta(seconds=self.dt_s * int(self.clocks[e, kernel.ROW]))
 
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """What the next step depends on beside the action, by name; the engine's own arrays, to be copied."""
+        return {"stream": self.stream, "clocks": self.clocks, "accounts": self.accounts, "state": self.state}
+
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Continue where `snapshot` of an engine of the same part, config and size was taken; ValueError for another size."""
+        for name, own in self.snapshot().items():
+            if own.shape != saved[name].shape or own.dtype != saved[name].dtype:
+                raise ValueError(f"{name}: shape {saved[name].shape}, expected {own.shape}")
+            own[...] = saved[name]
+
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:

@@ -13,6 +13,8 @@ from types import MappingProxyType
 from core.devices import Chemistry
 
 LAYOUT_VERSION = 1
+LAYOUT_NAME = f"environment/{LAYOUT_VERSION}"
+"""As artefacts name it."""
 OBSERVATION_BOUND = 10.0
 """Every field is clipped to +- this."""
 CALENDAR = ("sin_day", "cos_day", "sin_half_day", "cos_half_day", "sin_week", "cos_week", "sin_year", "cos_year")

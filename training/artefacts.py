@@ -3,8 +3,6 @@ too."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors.numpy import save as save_tensors
 from core.artefact import ArtefactFiles
 from policies.learned.artefact import DIGEST, METADATA, WEIGHTS, Artefact, Metadata, NetworkShape, canonical, open_artefact
 from policies.learned.network import Activation, Mlp
+from training.files import write_whole
 
 
 def network_of_torch(module: Any, activation: Activation) -> Mlp:  # noqa: ANN401 - torch is not needed to import this
@@ -49,18 +48,5 @@ def write_artefact(artefact: Artefact, directory: Path) -> Path:
         (METADATA, artefact.files.metadata),
         (DIGEST, artefact.sha256.encode() + b"\n"),
     ):
-        _write_whole(directory / name, data)
+        write_whole(directory / name, data)
     return directory
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

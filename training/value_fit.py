@@ -15,35 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from policies.learned.network import Activation, Mlp
+from policies.learned.network import Mlp
 from training.artefacts import network_of_torch
+from training.value_config import FitSettings
 
 FloatArray = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 Progress = Callable[[int, int, float], object]
 """Called with iterations done, iterations in all, and the validation score of the checkpoint."""
-
-
-class FitSettings(BaseModel):
-    """How a network is fitted; the defaults take a few CPU seconds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hidden: tuple[int, ...] = (128, 128)
-    activation: Activation = "silu"
-    iterations: int = Field(default=4000, ge=1, le=1_000_000)
-    batch: int = Field(default=256, ge=1, le=65536)
-    learning_rate: float = Field(default=3e-3, gt=0, le=1.0)
-    """At the start; falls to zero along a cosine."""
-    weight_decay: float = Field(default=1e-3, ge=0, le=1.0)
-    input_noise: float = Field(default=0.02, ge=0, le=1.0)
-    """Standard deviation of the noise added to inputs, which are of the order of 1."""
-    dropout: float = Field(default=0.0, ge=0, lt=1.0)
-    huber_delta: float = Field(default=0.3, gt=0)
-    checkpoint_every: int = Field(default=250, ge=1)
-    patience: int = Field(default=8, ge=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

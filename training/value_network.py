@@ -1,8 +1,8 @@
 """Training the energy-value network from a config: `train_value(config, run_dir, progress) -> Artefact`.
 
-Here: the config (every key checked), the order of work, the gate between network and MPC, the artefact. The gate is the share of
-the network in what energy is said to be worth; the rest is the MPC's. It is chosen on validation alone, and is 0, the MPC as it
-is, where the interval of the paired difference there reaches zero. Not here: one fit (value_fit), data (value_data), the command
+Here: the order of work, the gate between network and MPC, the artefact. The gate is the share of the network in what energy is
+said to be worth; the rest is the MPC's. It is chosen on validation alone, and is 0, the MPC as it is, where the interval of the
+paired difference there reaches zero. Not here: the config (value_config), one fit (value_fit), data (value_data), the command
 line.
 """
 
@@ -11,98 +11,28 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic import ValidationError as PydanticError
 
-from core.devices import Chemistry
-from core.errors import InputError, nearest
 from optimizer.dynamic import FloatArray, lattice
 from policies.learned.artefact import Artefact
 from policies.learned.network import Mlp
 from training.artefacts import make_artefact, write_artefact
+from training.value_config import FitSettings, ValueConfig
 from training.value_data import LAYOUTS, Rows, ValueTask, tuned
-from training.value_fit import Fit, FitSettings, fit_network
-from training.value_market import Information, Split, read_market, split_by_dates, split_by_half
+from training.value_fit import Fit, fit_network
+from training.value_market import Split, read_market, split_by_dates, split_by_half
 from training.value_score import compare
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 GATE_LEVEL = 0.95
 Progress = Callable[[str, int, int, float], object]
 """Called with what is going on, iterations done, iterations in all, validation score (share of perfect foresight)."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Strict):
-    """The price file."""
-
-    path: Path
-    price_column: str
-    forecast_columns: tuple[str, ...] = ()
-    """Forecasts whose mean is planned on; only with hourly_reveal."""
-    opinion_columns: tuple[str, ...] = ()
-    """Forecasts whose disagreement is a feature; the ones above when left out."""
-    eur_per_kwh: float = Field(default=1e-3, gt=0)
-    """EUR/kWh of the file's unit; 0.001 for EUR/MWh."""
-
-
-class SplitConfig(_Strict):
-    """By dates, or the first half and the last days of it."""
-
-    train_from: date | None = None
-    validate_from: date | None = None
-    validate_until: date | None = None
-    """What comes after is the test, and is not looked at."""
-    half: bool = False
-    validation_days: int = Field(default=60, ge=7)
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SplitConfig:
-        dates = [self.train_from, self.validate_from, self.validate_until]
-        if self.half == any(item is not None for item in dates) or (not self.half and None in dates):
-            raise ValueError("either half: true, or train_from, validate_from and validate_until")
-        known = [item for item in dates if item is not None]
-        if any(b <= a for a, b in pairwise(known)):
-            raise ValueError("train_from, validate_from, validate_until must rise: periods must not overlap")
-        return self
-
-
-class PlantConfig(_Strict):
-    """The store. The defaults are 1 MW, 2 MWh, 5 EUR per MWh delivered."""
-
-    capacity_wh: float = Field(default=2e6, gt=0)
-    power_w: float = Field(default=1e6, gt=0)
-    round_trip: float = Field(default=0.9025, gt=0, le=1)
-    wear_eur_per_kwh: float = Field(default=0.005, ge=0)
-    charge_steps: int = Field(default=19, ge=1, le=1000)
-
-
-class ValueConfig(_Strict):
-    """A training of the energy-value network. Unknown keys are refused."""
-
-    algorithm: str = Field(default="energy_value", pattern="^energy_value$")
-    name: str
-    information: Information
-    data: DataConfig
-    split: SplitConfig
-    plant: PlantConfig = PlantConfig()
-    fit: FitSettings = FitSettings()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=20)
-    """One network each; their mean is what acts."""
-    stride: int = Field(default=1, ge=1)
-    """Every so many steps are learned from; neighbours of short steps are alike."""
-    chemistries: tuple[Chemistry, ...] = tuple(Chemistry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,19 +65,6 @@ def mean_network(networks: list[Mlp]) -> Callable[[Any], Any]:
     if len(networks) == 1:
         return networks[0]
     return lambda x: np.mean([network(x) for network in networks], axis=0)
-
-
-def parse_value_config(values: Mapping[str, Any], source: str) -> ValueConfig:
-    """Raises InputError naming the key, its value and what was expected."""
-    try:
-        return ValueConfig.model_validate(dict(values))
-    except PydanticError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "config"
-        known: dict[str, type[BaseModel]] = {"data": DataConfig, "split": SplitConfig, "plant": PlantConfig, "fit": FitSettings}
-        model = known.get(str(first["loc"][0]), ValueConfig) if len(first["loc"]) > 1 else ValueConfig
-        hint = nearest(str(first["loc"][-1]), list(model.model_fields)) if first["type"] == "extra_forbidden" else ""
-        raise InputError(source=source, field=field, value=first.get("input"), expected=first["msg"] + hint) from None
 
 
 def task_of(config: ValueConfig) -> ValueTask:

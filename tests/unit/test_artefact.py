@@ -152,7 +152,7 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.artefacts.os.fsync", full)
+    monkeypatch.setattr("training.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_artefact(artefact(layout="test/2"), folder)
     assert read_artefact(folder).metadata.layout == "test/1"

@@ -14,10 +14,10 @@ from core.errors import InputError
 from optimizer.dynamic import lattice
 from policies.learned.artefact import read_artefact
 from policies.learned.value import energy_value
+from training.value_config import FitSettings, parse_value_config
 from training.value_data import Correction, ValueTask, tuned
-from training.value_fit import FitSettings
 from training.value_market import Split, look_ahead, read_market, split_by_dates, split_by_half
-from training.value_network import fit_task, parse_value_config, train_value
+from training.value_network import fit_task, train_value
 from training.value_score import Run, block_values, compare
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
