@@ -30,7 +30,7 @@ from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
 
 FloatArray = NDArray[np.float64]
-LAYOUT = f"pack-env/{LAYOUT_VERSION}"
+LAYOUT = f"environment/{LAYOUT_VERSION}"
 DAY_S = 86_400.0
 AHEAD_S = 2 * DAY_S
 """Day-ahead prices reach no further."""

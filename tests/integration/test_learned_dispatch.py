@@ -161,7 +161,7 @@ def test_a_damaged_artefact_lets_the_next_policy_decide_and_says_why(stores, sit
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"layout": "pack-env/99"}, "layout: got 'pack-env/99'"),
+        ({"layout": "environment/99"}, "layout: got 'environment/99'"),
         ({"chemistries": (Chemistry.LCO,)}, "the policy covers LCO"),
         ({"information": ("price_forecast_eur_per_kwh",)}, "made to know price_forecast_eur_per_kwh"),
     ],

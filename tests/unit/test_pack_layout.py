@@ -174,7 +174,7 @@ def test_what_it_lacks_is_told():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layout": "pack-env/0"}, "layout: got 'pack-env/0'"),
+        ({"layout": "environment/0"}, "layout: got 'environment/0'"),
         ({"parameters": {"dt_s": 900.0}}, "parameters.environment"),
         ({"parameters": {"environment": CONFIG}}, "parameters.dt_s"),
         ({"parameters": {"environment": {"pakcs": []}, "dt_s": 900.0}}, "did you mean 'packs'"),
