@@ -33,6 +33,8 @@ class CommandGuard:
 
     device_id: str
     latched: bool = False
+    latch: str = ""
+    """The shutdown that latched it, as Redis names it; that of the last latch when it has been released."""
     highest_seq: int = 0
     highest_epoch: int = 0
 

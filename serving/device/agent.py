@@ -16,9 +16,9 @@ from typing import Any
 import structlog
 
 from core.clock import Clock
-from core.device_logic import DeviceController
+from core.device_logic import LIMIT_STEP_S, DeviceController
 from core.devices import PackState
-from core.limits import Condition
+from core.limits import Condition, power_bounds
 from core.pack import Pack
 from core.series import Series
 from core.soc_window import SocWindow
@@ -74,6 +74,7 @@ class DeviceAgent:
         """Until `stop` is set or the plant's clock passes `ends_at`; the pack is idle at the end, however it ends."""
         failures = 0
         recovered = False
+        self._warm()
         try:
             while not stop.is_set() and (ends_at is None or self.clock.now() < ends_at):
                 self.advance()
@@ -97,6 +98,10 @@ class DeviceAgent:
                     stop.wait(self.pause_s)
         finally:
             self.controller.power_w = 0.0
+
+    def _warm(self) -> None:
+        """What a command needs is compiled, or loaded, before the first is taken: that may take longer than a deadline."""
+        power_bounds(self.controller.effective_limits(), self._condition(SUBSTEP_S), LIMIT_STEP_S)
 
     def _reconnect(self) -> None:
         try:
@@ -125,13 +130,12 @@ class DeviceAgent:
         log.error("message_dropped", device_id=self.controller.device_id, message=message[:200])
 
     def _carry_out(self, work: Work) -> None:
-        client = self._connected()
+        client, command = self._connected(), work.command
+        # Before "begun": nothing but a comparison of times stands between the deadline and the inverter.
+        condition = self._condition(SUBSTEP_S)
         if not client.begin(work):
             return
-        command = work.command
-        verdict = self.controller.execute(
-            command, monotonic_s=time.monotonic(), condition=self._condition(SUBSTEP_S), state=self._state
-        )
+        verdict = self.controller.execute(command, monotonic_s=time.monotonic(), condition=condition, state=self._state)
         client.complete(work, verdict.outcome, verdict.message, verdict.data)
         log.info(
             "command",

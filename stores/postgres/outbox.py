@@ -1,7 +1,8 @@
 """The outbox and the write side of command_history.
 
 A command exists once its rows are committed (command_ids, command_history, command_outbox in one transaction); it is pushed
-after that, at least once, and only inside its deadline. The first terminal answer stands. Not here: pushing
+after that, at least once, and only inside its deadline. The first terminal answer of a device stands; an end that a dispatcher
+had to infer is mended by the device's own word (Redis may have lost it for a while). Not here: pushing
 (stores.redis.pending), reading (stores.postgres.history).
 """
 
@@ -187,30 +188,37 @@ def record_acknowledged(conn: psycopg.Connection[Any], command_id: str, at: date
     )
 
 
-def record_response(conn: psycopg.Connection[Any], response: Response) -> bool:
-    """Write a terminal answer; False when the command is unknown or has ended already (the first answer stands)."""
+def record_response(conn: psycopg.Connection[Any], response: Response, *, inferred: bool = False) -> bool:
+    """Write a terminal answer; False when the command is unknown or has ended already.
+
+    The first answer of a device stands. An end that is `inferred` (by a dispatcher: no answer came, or no device will see it)
+    gives way to a device's answer that comes late; `inferred_before` in the response data then says what stood there.
+    """
     begun = response.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.REJECTED, Outcome.INDETERMINATE)
+    data = {**response.data, "outcome": response.outcome.value, **({"inferred": True} if inferred else {})}
     with conn.transaction():
         done = conn.execute(
             """
-            UPDATE command_history SET acknowledged_at = coalesce(acknowledged_at, %s), completed_at = %s, success = %s,
-                response_message = %s, response_data = %s
-            WHERE command_id = %s AND issued_at = (SELECT issued_at FROM command_ids WHERE command_id = %s)
-              AND success IS NULL
+            UPDATE command_history SET acknowledged_at = coalesce(acknowledged_at, %(acknowledged)s),
+                completed_at = %(completed)s, success = %(success)s, response_message = %(message)s,
+                response_data = CASE WHEN success IS NULL THEN %(data)s::jsonb
+                    ELSE %(data)s::jsonb || jsonb_build_object('inferred_before', response_data->'outcome') END
+            WHERE command_id = %(id)s AND issued_at = (SELECT issued_at FROM command_ids WHERE command_id = %(id)s)
+              AND (success IS NULL OR NOT %(inferred)s AND response_data->'inferred' = 'true'::jsonb)
             """,
-            (
-                response.acknowledged_at if begun else None,
-                response.completed_at,
-                response.success,
-                response.message,
-                Jsonb({**response.data, "outcome": response.outcome.value}),
-                response.command_id,
-                response.command_id,
-            ),
+            {
+                "acknowledged": response.acknowledged_at if begun else None,
+                "completed": response.completed_at,
+                "success": response.success,
+                "message": response.message,
+                "data": Jsonb(data),
+                "id": response.command_id,
+                "inferred": inferred,
+            },
         ).rowcount
         if done:
             conn.execute(
-                "UPDATE optimizer.command_outbox SET ended_at = clock_timestamp() WHERE command_id = %s",
+                "UPDATE optimizer.command_outbox SET ended_at = coalesce(ended_at, clock_timestamp()) WHERE command_id = %s",
                 (response.command_id,),
             )
     return bool(done)
@@ -235,7 +243,7 @@ def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> Outcome 
 
 
 def end_unpushed(conn: psycopg.Connection[Any], command_id: str, outcome: Outcome, why: str, at: datetime) -> bool:
-    """End a command that no device will see (purged, latched, too late)."""
+    """End a command that, as far as is known, no device will see (purged, latched, too late) or has answered."""
     return record_response(
         conn,
         Response(
@@ -247,6 +255,7 @@ def end_unpushed(conn: psycopg.Connection[Any], command_id: str, outcome: Outcom
             acknowledged_at=at,
             completed_at=at,
         ),
+        inferred=True,
     )
 
 

@@ -1,7 +1,8 @@
 """The command queue in Redis: push, take, finish, answers. Every change of more than one key is one Lua script.
 
 Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids until their deadlines, for
-re-pushes), commands:responses:{site}, device:latch:{device}, commands:unrecorded:{site} (shutdowns that went out before they
+re-pushes), commands:responses:{site}, device:latch:{device} (the id of the shutdown that set it), commands:told:{device} (the
+device's own mark of the last answer that it handed in), commands:unrecorded:{site} (shutdowns that went out before they
 were recorded), commands:epoch:{site} (the highest epoch that has pushed: older ones are refused), device:site:{device} (so that
 a shutdown finds its site without PostgreSQL). docs/command_protocol.md has the wire format.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import redis
 from redis.client import Pipeline
 
-from core.commands import Command, CommandType, Outcome, Response, iso_utc
+from core.commands import Command, Outcome, Response, iso_utc
 from core.errors import InputError
 
 
@@ -55,6 +56,11 @@ def processing_key(device_id: str) -> str:
 def latch_key(device_id: str) -> str:
     """There while the device is latched by an emergency_shutdown."""
     return f"device:latch:{device_id}"
+
+
+def told_key(device_id: str) -> str:
+    """The device's mark of what it has told so far: gone or old when Redis has lost its memory."""
+    return f"commands:told:{device_id}"
 
 
 def responses_key(site_id: str) -> str:
@@ -108,8 +114,10 @@ class TakeResult:
     taken: Taken | None
     expired: tuple[Command, ...]
     broken: tuple[str, ...]
-    latched: bool
-    """Whether the latch stood at the take (see is_latched)."""
+    latch: str
+    """The shutdown whose latch stood at the take; empty for none (see is_latched)."""
+    told: str
+    """The device's mark of what it had told by then, as it wrote it; empty when there is none."""
 
 
 def redis_now(client: redis.Redis) -> datetime:
@@ -214,23 +222,24 @@ def take_all(client: redis.Redis, device_id: str) -> TakeResult:
 
     The take itself is the acknowledgement: the same script puts it on the site's responses list.
     """
-    reply = client.eval(_TAKE, 3, pending_key(device_id), processing_key(device_id), latch_key(device_id), _RESPONSES)
+    keys = pending_key(device_id), processing_key(device_id), latch_key(device_id), told_key(device_id)
+    reply = client.eval(_TAKE, len(keys), *keys, _RESPONSES)
     now = datetime.fromtimestamp(int(reply[0]) / 1000, tz=UTC)
     expired, broken = [], []
-    latched = str(reply[2]) == "1"
-    for raw in reply[3:]:
+    latch, told = str(reply[2]), str(reply[3])
+    for raw in reply[4:]:
         try:
             expired.append(Command.from_wire(raw))
         except InputError:
             broken.append(str(raw))
     raw = str(reply[1])
     if not raw:
-        return TakeResult(None, tuple(expired), tuple(broken), latched)
+        return TakeResult(None, tuple(expired), tuple(broken), latch, told)
     try:
-        return TakeResult(Taken(raw, Command.from_wire(raw), now), tuple(expired), tuple(broken), latched)
+        return TakeResult(Taken(raw, Command.from_wire(raw), now), tuple(expired), tuple(broken), latch, told)
     except InputError:
         discard(client, device_id, raw)
-        return TakeResult(None, tuple(expired), (*broken, raw), latched)
+        return TakeResult(None, tuple(expired), (*broken, raw), latch, told)
 
 
 def take(client: redis.Redis, device_id: str) -> Taken | None:
@@ -285,23 +294,49 @@ def acknowledge(client: redis.Redis, command: Command, at: datetime) -> None:
     client.lpush(responses_key(command.site_id), json.dumps(word))
 
 
-def finish(client: redis.Redis, command: Command, raw: str, response: Response) -> None:
-    """Hand in the answer and let the message go, in one step. A completed reset of the latch clears its key."""
-    reset = (
-        command.command_type is CommandType.UPDATE_PARAMETERS
-        and response.outcome is Outcome.COMPLETED
-        and float(command.parameters.get("reset_latch", 0)) >= 1
-    )
-    client.eval(
-        _FINISH,
-        3,
-        processing_key(command.device_id),
-        responses_key(command.site_id),
-        latch_key(command.device_id),
-        raw,
-        response_json(response),
-        "1" if reset else "0",
-    )
+def finish(
+    client: redis.Redis,
+    command: Command,
+    raw: str,
+    response: Response,
+    *,
+    device_id: str = "",
+    clear_latch: str = "",
+    told: str = "",
+) -> None:
+    """Hand in the answer and let the message go, in one step.
+
+    `device_id`: who took it, where that is not whom it is meant for. `clear_latch`: the latch that a completed reset ends, as it
+    stood when the reset was taken; another one stays. `told`: the device's new mark of what it has told (see TakeResult.told);
+    empty leaves the old one.
+    """
+    device_id = device_id or command.device_id
+    keys = processing_key(device_id), responses_key(command.site_id), latch_key(device_id), told_key(device_id)
+    client.eval(_FINISH, len(keys), *keys, raw, response_json(response), clear_latch, told)
+
+
+def told(client: redis.Redis, device_id: str) -> str:
+    """The device's mark of what it has told; empty when there is none."""
+    return str(client.get(told_key(device_id)) or "")
+
+
+def latch_of(client: redis.Redis, device_id: str) -> str:
+    """The shutdown whose latch stands; empty for none."""
+    return str(client.get(latch_key(device_id)) or "")
+
+
+def announce(client: redis.Redis, device_id: str, answers: Sequence[tuple[str, str]], mark: str) -> None:
+    """Hand in (site id, answer JSON) once more and set the device's mark, in one transaction: Redis had lost them."""
+    pipe = client.pipeline(transaction=True)
+    for site_id, answer in answers:
+        pipe.lpush(responses_key(site_id), answer)
+    pipe.set(told_key(device_id), mark)
+    pipe.execute()
+
+
+def announce_latch(client: redis.Redis, device_id: str, latch: str) -> None:
+    """The device is latched and Redis does not know it: nobody is to plan with it. A latch that is there stays as it is."""
+    client.set(latch_key(device_id), latch, nx=True)
 
 
 def answer_expired(client: redis.Redis, commands: Iterable[Command], at: datetime) -> None:

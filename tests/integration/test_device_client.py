@@ -5,9 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from core.errors import InputError, StoreError
 from core.limits import ConstraintRow, tightest
 from core.pack import Pack
 from serving.device_client import DeviceClient, Journal, RevertTimer
+from stores.postgres import outbox
+from stores.postgres.history import history
 from stores.redis import pending
 from stores.redis.connect import client_of
 from stores.redis.status import read_status
@@ -181,9 +184,12 @@ def test_the_latch_outlives_a_restart_and_a_lost_redis_until_an_operator_resets_
     redis_client.flushall()
     second = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
     second.recover()
-    start = push(redis_client, CommandType.START_CHARGE, seq=2)
+    assert answers(redis_client) == [(work.command.command_id, "indeterminate")]
+    assert pending.is_latched(redis_client, DEVICE), "announced again: nobody is to plan with it"
+    redis_client.delete(pending.latch_key(DEVICE))
+    start = push(redis_client, CommandType.START_CHARGE, seq=2)  # by somebody who has not heard of it
     assert second.take() is None
-    assert answers(redis_client) == [(start.command_id, "rejected")]
+    assert answers(redis_client)[1:] == [(start.command_id, "rejected")]
     push(redis_client, CommandType.UPDATE_PARAMETERS, seq=3, reset_latch=1.0)
     work = second.take()
     second.begin(work)
@@ -328,3 +334,199 @@ def test_the_revert_timer_ends_once_and_each_fresh_set_point_renews_it():
     timer.start(0.0)
     timer.stop()
     assert not timer.over()
+
+
+def carry_out(client, outcome=Outcome.COMPLETED):
+    work = client.take()
+    assert client.begin(work)
+    client.complete(work, outcome)
+    return work.command.command_id
+
+
+def test_answers_that_redis_lost_are_given_again_from_the_journal(client, url, redis_client, tmp_path):
+    push(redis_client, seq=1)
+    first = carry_out(client)
+    push(redis_client, seq=2)
+    second = carry_out(client, Outcome.FAILED)
+    refused = push(redis_client, seq=2)
+    assert client.take() is None
+    told = [(first, "completed"), (second, "failed"), (refused.command_id, "rejected")]
+    assert answers(redis_client) == told
+    redis_client.flushall()
+    assert client.take() is None
+    assert answers(redis_client) == told
+    assert client.take() is None
+    assert answers(redis_client) == told, "once"
+    client.close()
+    redis_client.flushall()
+    again = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    again.recover()
+    assert answers(redis_client) == told
+    again.close()
+
+
+def test_of_a_redis_that_lost_its_last_second_only_that_is_told_again(client, redis_client):
+    push(redis_client, seq=1)
+    carry_out(client)
+    mark = pending.told(redis_client, DEVICE)
+    push(redis_client, seq=2)
+    second = carry_out(client)
+    redis_client.delete(pending.responses_key(SITE))
+    redis_client.set(pending.told_key(DEVICE), mark)  # as its file had it
+    assert client.take() is None
+    assert answers(redis_client) == [(second, "completed")]
+
+
+def test_what_is_being_done_is_not_told_as_indeterminate(client, redis_client):
+    push(redis_client, seq=1)
+    work = client.take()
+    assert client.begin(work)
+    redis_client.flushall()
+    assert client.take() is None
+    assert answers(redis_client) == []
+    client.complete(work)
+    assert answers(redis_client) == [(work.command.command_id, "completed")]
+
+
+def test_an_answer_that_did_not_get_through_is_told_before_the_mark_moves_past_it(client, redis_client, monkeypatch):
+    push(redis_client, seq=1)
+    push(redis_client, seq=2)
+    works = [client.take(), client.take()]
+    assert all(map(client.begin, works))
+    with monkeypatch.context() as patch:
+        patch.setattr(pending, "finish", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("gone")))
+        with pytest.raises(ConnectionError):
+            client.complete(works[0])
+    redis_client.flushall()
+    client.complete(works[1])
+    assert client.take() is None
+    assert set(answers(redis_client)) == {(work.command.command_id, "completed") for work in works}
+
+
+def test_a_late_word_of_the_device_mends_what_the_dispatcher_had_to_infer(client, stores):
+    """Redis lost its memory after the device acted: the command stood as expired."""
+    draft = outbox.CommandDraft(
+        device_id=DEVICE, site_id=SITE, command_type=CommandType.REQUEST_STATUS, parameters={}, issued_by="test"
+    )
+    (command,) = outbox.enqueue(stores.pg, [draft], epoch=1, redis_now=pending.redis_now(stores.redis))
+    pending.push(stores.redis, command)
+    assert carry_out(client) == command.command_id
+    stores.redis.flushall()
+    outbox.expire_overdue(stores.pg, SITE, command.expires_at + timedelta(seconds=6), 5.0)
+    assert outcome_of(stores, command) == "expired"
+    assert client.take() is None
+    for text in pending.take_responses(stores.redis, SITE, 10):
+        outbox.record(stores.pg, pending.parse_response(text))
+    assert outcome_of(stores, command) == "completed"
+    (row,) = history(stores.pg, SITE)
+    assert row.success
+    assert row.response_data["inferred_before"] == "expired"
+    assert not outbox.end_unpushed(stores.pg, command.command_id, Outcome.EXPIRED, "late", command.expires_at)
+    assert outcome_of(stores, command) == "completed"
+
+
+def outcome_of(stores, command):
+    (row,) = [row for row in history(stores.pg, SITE) if row.command_id == command.command_id]
+    return (row.response_data or {}).get("outcome")
+
+
+def shut_down(redis_client, client, seq):
+    command = push(redis_client, CommandType.EMERGENCY_SHUTDOWN, seq=seq)
+    assert carry_out(client) == command.command_id
+
+
+def test_a_latch_that_redis_lost_is_announced_at_the_next_take(client, redis_client):
+    shut_down(redis_client, client, seq=1)
+    redis_client.flushall()
+    assert client.take() is None
+    assert pending.is_latched(redis_client, DEVICE)
+    push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, reset_latch=1.0)
+    carry_out(client)
+    assert not pending.is_latched(redis_client, DEVICE)
+    assert client.take() is None
+    assert not pending.is_latched(redis_client, DEVICE), "released is not announced"
+
+
+def test_a_shutdown_between_a_reset_and_its_answer_stays_latched(client, url, redis_client, tmp_path):
+    """Also when the second shutdown expires unheard: its latch is not the one that the reset was for."""
+    shut_down(redis_client, client, seq=1)
+    push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, reset_latch=1.0)
+    work = client.take()
+    assert client.begin(work)
+    miss_a_shutdown(redis_client, seq=3)
+    client.complete(work)
+    assert pending.is_latched(redis_client, DEVICE)
+    assert client.take() is None
+    assert client.latched
+    client.close()
+    after = DeviceClient.connect(url, DEVICE, tmp_path / "journal.sqlite")
+    assert after.take() is None
+    assert after.latched
+    after.close()
+
+
+def test_a_reset_does_not_release_a_latch_that_was_heard_after_it_was_taken(client, redis_client):
+    shut_down(redis_client, client, seq=1)
+    push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, reset_latch=1.0)
+    work = client.take()
+    assert client.begin(work)
+    miss_a_shutdown(redis_client, seq=3)
+    assert client.take() is None
+    client.complete(work)
+    assert client.latched
+    assert answers(redis_client)[-1] == (work.command.command_id, "failed")
+
+
+def test_a_reset_that_waits_is_purged_by_a_shutdown(client, redis_client):
+    """One by hand carries no sequence number: the reset behind it would undo it."""
+    reset = push(redis_client, CommandType.UPDATE_PARAMETERS, seq=1, reset_latch=1.0)
+    tighter = push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, max_charge_power=100.0)
+    stop = replace(push(redis_client, seq=3), command_type=CommandType.EMERGENCY_SHUTDOWN, seq=0, epoch=0, command_id="by-hand")
+    assert pending.push(redis_client, stop).purged == (reset.command_id,)
+    assert carry_out(client) == "by-hand"
+    assert carry_out(client) == tighter.command_id
+    assert client.latched
+
+
+def test_a_reset_that_was_taken_before_a_crash_is_not_carried_out_after_it(client, redis_client):
+    shut_down(redis_client, client, seq=1)
+    reset = push(redis_client, CommandType.UPDATE_PARAMETERS, seq=2, reset_latch=1.0)
+    assert client.take() is not None  # and then the device was away
+    miss_a_shutdown(redis_client, seq=3)
+    assert client.recover() == []
+    assert answers(redis_client)[-1] == (reset.command_id, "rejected")
+    assert client.latched
+
+
+def test_a_message_for_another_device_does_not_stay_in_the_processing_list(client, redis_client):
+    other = push(redis_client, device_id="pack-10")
+    redis_client.lpush(pending.pending_key(DEVICE), other.to_wire())
+    assert client.take() is None
+    assert answers(redis_client) == [(other.command_id, "rejected")]
+    assert pending.processing(redis_client, DEVICE) == []
+    assert pending.told(redis_client, "pack-10") == ""
+
+
+def test_a_command_whose_deadline_acting_would_miss_is_not_begun(client, redis_client):
+    command = push(redis_client)
+    work = client.take()
+    close = replace(work, taken_s=work.taken_s - 29.9)
+    assert 0 < close.left_s() < client.act_margin_s
+    assert not client.begin(close)
+    assert client.journal.seen(command.command_id) is None
+    assert answers(redis_client) == [(command.command_id, "expired")]
+
+
+def test_the_deadline_is_judged_again_after_the_disk(client, redis_client, monkeypatch):
+    command = push(redis_client)
+    work = client.take()
+    original, times = client.journal.begin, []
+
+    def slow(*arguments):
+        original(*arguments)
+        times.append(time.monotonic())
+        monkeypatch.setattr(time, "monotonic", lambda: times[0] + 29.9)
+
+    monkeypatch.setattr(client.journal, "begin", slow)
+    assert not client.begin(work)
+    assert answers(redis_client) == [(command.command_id, "expired")]

@@ -101,7 +101,7 @@ def test_emergency_shutdown_purges_starts_goes_first_and_latches(redis_client):
     reset = make(redis_client, CommandType.UPDATE_PARAMETERS, seq=5, reset_latch=1.0)
     assert pending.push(redis_client, reset).status is Pushed.PUSHED
     taken = pending.take(redis_client, DEVICE)
-    pending.finish(redis_client, reset, taken.raw, answer(reset))
+    pending.finish(redis_client, reset, taken.raw, answer(reset), clear_latch=stop.command_id)
     assert pending.push(redis_client, make(redis_client, CommandType.START_CHARGE, seq=6)).status is Pushed.PUSHED
 
 

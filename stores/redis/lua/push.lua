@@ -4,6 +4,13 @@
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 
+-- What an emergency_shutdown takes out of the pending list: starts, and resets of the latch, which were meant for an older one.
+local function is_purged(waiting)
+  local kind, parameters = waiting['type'], waiting['parameters']
+  if kind == 'start_charge' or kind == 'start_discharge' then return true end
+  return kind == 'update_parameters' and type(parameters) == 'table' and (tonumber(parameters['reset_latch']) or 0) >= 1
+end
+
 local function push(raw, pending, latch, pushed)
   local message = cjson.decode(raw)
   local id, kind, expires_ms = message['command_id'], message['type'], message['expires_at_ms']
@@ -23,11 +30,11 @@ local function push(raw, pending, latch, pushed)
   if is_start and redis.call('EXISTS', latch) == 1 then return {-2} end
   local result = {1}
   if is_shutdown then
-    -- Every pending start goes; the shutdown is served next; the device is latched until an operator resets it.
+    -- Every pending start and reset goes; the shutdown is served next; the device is latched until an operator resets it.
     -- What cannot be read stays for the take to drop: it must not keep a shutdown out.
     for _, other in ipairs(redis.call('LRANGE', pending, 0, -1)) do
       local ok, waiting = pcall(cjson.decode, other)
-      if ok and type(waiting) == 'table' and (waiting['type'] == 'start_charge' or waiting['type'] == 'start_discharge') then
+      if ok and type(waiting) == 'table' and is_purged(waiting) then
         redis.call('LREM', pending, 1, other)
         if type(waiting['command_id']) == 'string' then table.insert(result, waiting['command_id']) end
       end

@@ -1,12 +1,13 @@
--- KEYS: pending list, processing list, latch key.  ARGV: prefix of the responses lists.
--- Returns {now_ms, message or '', '1' when latched or '0', dropped messages...}.
+-- KEYS: pending list, processing list, latch key, told key.  ARGV: prefix of the responses lists.
+-- Returns {now_ms, message or '', the latch's value or '', what the device told last or '', dropped messages...}.
 -- The latch comes with every take: an emergency_shutdown whose deadline passed while the device was away is dropped like any
--- message, and only the latch still tells of it.
+-- message, and only the latch still tells of it. What the device told last shows it when Redis has lost its memory, or the end
+-- of it: the device then says again what is missing.
 -- Messages past their deadline are dropped here, by Redis TIME, and handed back so that history learns of them. What is
 -- taken is acknowledged in the same step: a device that dies with it leaves "indeterminate" on the record, not "expired".
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
-local result = {tostring(now_ms), '', tostring(redis.call('EXISTS', KEYS[3]))}
+local result = {tostring(now_ms), '', redis.call('GET', KEYS[3]) or '', redis.call('GET', KEYS[4]) or ''}
 while true do
   local raw = redis.call('RPOP', KEYS[1])
   if not raw then return result end
