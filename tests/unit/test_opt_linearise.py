@@ -51,10 +51,11 @@ def made(
     dt_s=DT_S,
     prediction=None,
     ambient_c=20.0,
+    cycle=(None, None),
     **more,
 ):
     pack = Pack(config(chemistry), soc_pct=soc, soh_pct=soh, temperature_c=temperature, ambient_c=ambient_c)
-    state = pack.state(NOW)
+    state = replace(pack.state(NOW), cycle_low_pct=cycle[0], cycle_high_pct=cycle[1])
     profile = wave() if power is None else power
     if prediction is None:
         prediction = predict(config(chemistry), state, profile, dt_s=DT_S, start=NOW, ambient_c=ambient_c)
@@ -96,7 +97,7 @@ def test_no_field_is_forgotten_here():
 
 @pytest.mark.parametrize("chemistry", list(Chemistry))
 def test_energies_follow_the_curve_of_the_cell(chemistry):
-    d = made(chemistry, soc_low_pct=40.0, soc_high_pct=70.0, rows=[row(min_soc_pct=12, max_soc_pct=88, max_cycle_depth_pct=30)])
+    d = made(chemistry, cycle=(40.0, 70.0), rows=[row(min_soc_pct=12, max_soc_pct=88, max_cycle_depth_pct=30)])
     curve = energy_curve_wh(config(chemistry), 80.0)
 
     def energy(soc):
