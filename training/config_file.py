@@ -38,12 +38,15 @@ class Origin:
             if key == given or key.startswith(f"{given}.") or given.startswith(f"{key}."):
                 return f"--set {given}"
         node = yaml.compose(self.text, Loader=yaml.SafeLoader)
-        line = 1
-        for part in key.split("."):
-            found = [pair for pair in getattr(node, "value", []) if isinstance(pair, tuple) and str(pair[0].value) == part]
-            if not found:
+        line, parts = 1, key.split(".")
+        while parts:
+            # A key may hold dots itself: the longest that is written counts.
+            written = {str(pair[0].value): pair for pair in getattr(node, "value", []) if isinstance(pair, tuple)}
+            taken = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in written), 0)
+            if not taken:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            name, node = written[".".join(parts[:taken])]
+            line, parts = name.start_mark.line + 1, parts[taken:]
         return f"{self.file}:{line}"
 
 
@@ -102,7 +105,15 @@ def _of_file(text: str, source: str) -> AnyConfig:
         line = Origin(file=source, text=text).of("algorithm")
         near = nearest(str(name), list(MODELS)).replace("known keys", "known are")
         raise InputError(source=line, field="algorithm", value=name, expected="an algorithm" + near)
-    config: AnyConfig = parse_model(text, source, model)  # type: ignore[assignment]
+    try:
+        config: AnyConfig = parse_model(text, source, model)  # type: ignore[assignment]
+    except InputError as error:
+        if error.field != "document":
+            raise
+        # A check across keys has no place of its own: its text begins with the key that it is about.
+        about, _, expected = error.expected.partition(": ")
+        where = Origin(file=source, text=text).of(about)
+        raise InputError(source=where, field=about, value=error.value, expected=expected or error.expected) from None
     return config
 
 
@@ -176,7 +187,6 @@ def _of_values(values: Mapping[str, Any], origin: Origin) -> AnyConfig:
         if first["type"] == "extra_forbidden":
             expected = "a known key" + nearest(str(first["loc"][-1]), _known(model, first["loc"][:-1]))
         value = "this combination" if isinstance(first.get("input"), Mapping | BaseModel) else first.get("input")
-        # A check across keys has no place of its own: its text begins with the key that it is about.
         about = field or expected.partition(":")[0]
         raise InputError(source=origin.of(about), field=field or "config", value=value, expected=expected) from None
     return config

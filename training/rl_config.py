@@ -260,10 +260,11 @@ class SacConfig(RlConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> SacConfig:
-        if self.network.activation != "tanh":
-            raise ValueError("network.activation: tanh for sac: its actor ends in one, and an artefact has one activation")
-        if self.sac.buffer_size < self.env.num_envs * 2 or self.sac.learning_starts >= self.steps:
-            raise ValueError("sac: a buffer of two steps of all environments or more, learning_starts below steps")
+        least = 2 * self.env.num_envs
+        if self.sac.buffer_size < least:
+            raise ValueError(f"sac.buffer_size: two steps of all environments ({least}) or more (it is {self.sac.buffer_size})")
+        if self.sac.learning_starts >= self.steps:
+            raise ValueError(f"sac.learning_starts: below steps ({self.steps}; it is {self.sac.learning_starts})")
         return self
 
 

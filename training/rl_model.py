@@ -6,6 +6,7 @@ Here: building both, and the actor as the NumPy network that serving runs. Not h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from training.batched_ppo import BatchedPPO, KeptRolloutBuffer
 from training.rl_config import AnyRlConfig, PpoConfig
 from training.rl_state import Model
 
+SQUASH = {"ppo": "clip", "sac": "tanh"}
+"""How the actor's output becomes an action, in the words of policies.learned.actor."""
 ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "silu": torch.nn.SiLU}
 
 
@@ -117,17 +120,19 @@ def stagger(model: Model, env: NativeVecEnv, seed: int) -> None:
 
 
 def actor_network(model: Model) -> Mlp:
-    """The deterministic actor: observation to action, before it is clipped to [-1, 1].
+    """The deterministic actor: observation to what `SQUASH` turns into an action."""
+    if isinstance(model, SAC):
+        layers: tuple[Any, ...] = (*model.actor.latent_pi, model.actor.mu)
+        return network_of_torch(layers, _activation(model.actor.activation_fn))
+    layers = (*model.policy.mlp_extractor.policy_net, model.policy.action_net)
+    return network_of_torch(layers, _activation(model.policy.activation_fn))
 
-    SAC's ends in a hyperbolic tangent. It is written as one more hidden layer (all of them are tanh there, training.rl_config)
-    and an output layer that changes nothing.
-    """
-    if not isinstance(model, SAC):
-        layers = (*model.policy.mlp_extractor.policy_net, model.policy.action_net)
-        return network_of_torch(layers, _activation(model.policy.activation_fn))
-    network = network_of_torch((*model.actor.latent_pi, model.actor.mu), "tanh")
-    same: NDArray[np.float32] = np.eye(network.outputs, dtype=np.float32)
-    return Mlp((*network.layers, (same, np.zeros(network.outputs, dtype=np.float32))), "tanh")
+
+def acting(network: Mlp, algorithm: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Observations (M, size) to actions (M, P) in [-1, 1], as policies.learned.actor does."""
+    if SQUASH[algorithm] == "tanh":
+        return lambda observation: np.tanh(network(observation))
+    return lambda observation: np.clip(network(observation), -1.0, 1.0)
 
 
 def _activation(kind: type[torch.nn.Module]) -> Any:  # noqa: ANN401 - one of the literals

@@ -24,7 +24,7 @@ from training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint, write_ch
 from training.files import remove_leftovers
 from training.metrics_log import MetricsLog
 from training.rl_config import AnyRlConfig
-from training.rl_model import Learner, actor_network
+from training.rl_model import Learner, acting, actor_network
 from training.rl_state import restore, take
 from training.rl_validation import Score, Validator
 
@@ -141,7 +141,7 @@ def train_seed(
                 status = "stopped"
                 break
     learner.close()
-    best = None if course.network is None or status != "done" else validator.score(course.network)
+    best = None if course.network is None or status != "done" else validator.score(acting(course.network, config.algorithm))
     scale = validator.foresight() if status == "done" else None
     return Outcome(
         status=status, step=learner.steps, course=course, network=course.network, score=best, foresight=scale,
@@ -168,7 +168,7 @@ def _validate(validator: Validator, learner: Learner, course: Course, log: Metri
         raise TrainingError(
             f"the actor holds a number that is not finite after {learner.steps} steps: a lower learning_rate may help"
         )
-    found = validator.score(network)
+    found = validator.score(acting(network, learner.config.algorithm))
     course.judged(learner.steps, found.eur_per_kwh_year, network)
     log.record(
         learner.steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli, telemetry_cli, twin_cli
+from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli, telemetry_cli, train_cli, twin_cli
 from serving.logs import configure_logging
 
 app = typer.Typer(
@@ -39,4 +39,7 @@ app.add_typer(commands_cli.command_app, name="command")
 app.command("history")(commands_cli.history)
 app.add_typer(telemetry_cli.telemetry_app, name="telemetry")
 app.add_typer(telemetry_cli.metrics_app, name="metrics")
+app.command("train")(train_cli.train)
+app.command("tune")(train_cli.tune)
+app.add_typer(train_cli.artefact_app, name="artefact")
 app.command("maintain")(stores_cli.maintain)
