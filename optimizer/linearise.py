@@ -38,7 +38,7 @@ CYCLES_TO_END: Mapping[Chemistry, float] = {
 """Equivalent full cycles that a pack's replacement value buys at partial depth: our choice of round numbers, not a measurement.
 
 For scale: to 80 % capacity Preger et al., J. Electrochem. Soc. 167 (2020) 120532, count 2,500-9,000 for LFP, 200-2,500 for NMC,
-and 250-1,500 for NCA, over depths up to the full one; shallow cycles last longer. What a pack really loses is core.ageing's affair.
+and 250-1,500 for NCA, over depths up to the full one; shallow cycles last longer. What a pack really loses: core.ageing.
 """
 RESTING_SHARE = 0.05
 """A predicted power below this share of the rated power says nothing of how much heat a planned one makes."""
