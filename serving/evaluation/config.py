@@ -89,9 +89,13 @@ class SinglePack(ConfigModel):
         }  # fmt: skip
         return SiteConfig.model_validate(
             {
-                "site_id": "evaluation", "name": "evaluation", "timezone": "Europe/Amsterdam", "ambient_c": 20.0,
-                "grid": {"import_limit_w": 10.0 * power_w, "export_limit_w": 10.0 * power_w}, "packs": [pack],
-            }  # fmt: skip
+                "site_id": "evaluation",
+                "name": "evaluation",
+                "timezone": "Europe/Amsterdam",
+                "ambient_c": 20.0,
+                "grid": {"import_limit_w": 10.0 * power_w, "export_limit_w": 10.0 * power_w},
+                "packs": [pack],
+            }
         )
 
 

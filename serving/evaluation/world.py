@@ -1,7 +1,7 @@
 """One week of a scenario: what happens, and what of it may be known at each moment.
 
-Here: `World`, `make_world`. Eight days of prices lie before the week, two days after it. Not here: plants (serving.evaluation.plant),
-deciding (serving.evaluation.replay).
+Here: `World`, `make_world`. Eight days of prices lie before the week, two days after it. Not here: plants
+(serving.evaluation.plant), deciding (serving.evaluation.replay).
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ def make_world(config: EvaluationConfig, scenario: ScenarioConfig, week: date, s
         expected = forecasts.window(begin, count, dt_s) if forecasts is not None else np.full(count, np.nan)
     except InputError as error:
         raise InputError(
-            source=f"scenario {scenario.name}", field="weeks", value=week.isoformat(), expected=f"a week that prices cover: {error}"
+            source=f"scenario {scenario.name}",
+            field="weeks",
+            value=week.isoformat(),
+            expected=f"a week that prices cover: {error}",
         ) from None
     known, foreseen = _known(scenario, begin, count, dt_s, zone)
     rng = np.random.default_rng([seed, week.toordinal()])
