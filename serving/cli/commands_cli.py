@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from core.commands import MAX_TIMEOUT_S, PARAMETERS, Command, CommandType
+from core.commands import MAX_TIMEOUT_S, PARAMETERS, Command, CommandType, Outcome
 from core.errors import InputError, StoreError
 from serving import emergency
+from serving.cli.commands_wait import wait_for
 from serving.dispatch.tick import push_and_settle
 from serving.site_loader import site_config
-from stores.connections import open_redis, open_stores
+from stores.connections import Postgres, Redis, open_redis, open_stores
 from stores.failures import STORE_FAILURES
 from stores.postgres import leases, outbox
 from stores.postgres.devices import get_device
@@ -60,10 +61,13 @@ def send(
     site: str | None = typer.Option(
         None, "--site", help="Site of the device: only for an emergency_shutdown while PostgreSQL is down, and only if asked."
     ),
+    wait_s: float = typer.Option(
+        0.0, "--wait", min=0.0, max=MAX_TIMEOUT_S, help="Seconds to wait for the answer; exit code 1 unless it is `completed`."
+    ),
 ) -> None:
     """Issue one command: recorded in command_history first, then pushed to the device's pending list.
 
-    An emergency_shutdown goes out first, through Redis alone, and is recorded after.
+    An emergency_shutdown goes out first, through Redis alone, and is recorded after. With --wait the answer is printed.
 
     Example: pulsebms command send pack-lfp start_charge --set target_power=5000 --set valid_for_seconds=900
     """
@@ -71,7 +75,7 @@ def send(
     parameters = parse_parameters(set_, command_type)
     hint = ""
     if command_type is CommandType.EMERGENCY_SHUTDOWN:
-        if _shut_down(settings, device, site, parameters, timeout_s):
+        if _shut_down(settings, device, site, parameters, timeout_s, wait_s):
             return
         hint = "; no dispatcher has named the device's site: with --site the shutdown goes out without PostgreSQL"
     try:
@@ -96,9 +100,13 @@ def send(
         if result.status is not pending.Pushed.PUSHED:
             raise StoreError(f"{command.command_id} was recorded but not pushed: {result.status.name.lower()}")
         _say(command, result)
+        if wait_s:
+            _await(stores.redis, stores.pg, command, wait_s)
 
 
-def _shut_down(settings: StoreSettings, device: str, site: str | None, parameters: dict[str, Any], timeout_s: int) -> bool:
+def _shut_down(
+    settings: StoreSettings, device: str, site: str | None, parameters: dict[str, Any], timeout_s: int, wait_s: float
+) -> bool:
     """Send without asking PostgreSQL; False when the device's site is not known without it.
 
     Raises InputError, with nothing sent, when a dispatcher has named another site for the device than `--site`.
@@ -132,7 +140,35 @@ def _shut_down(settings: StoreSettings, device: str, site: str | None, parameter
             console.print(f"[yellow]not on record yet[/]; the dispatcher of {site_id} will see to it: {error}", soft_wrap=True)
         if not heard_of:
             _warn_unknown(device, site_id)
+        if wait_s:
+            _await(client, None, command, wait_s, settings)
     return True
+
+
+def _await(client: Redis, pg: Postgres | None, command: Command, wait_s: float, settings: StoreSettings | None = None) -> None:
+    """Print how the command ended; exit code 1 when that is not `completed`, or nobody has answered in time.
+
+    `settings`, instead of `pg`: PostgreSQL is asked where it can be, and the answer awaited from Redis alone where it cannot.
+    """
+    if settings is not None:
+        try:
+            with open_stores(settings) as stores:
+                found = wait_for(client, stores.pg, command, wait_s)
+        except STORE_FAILURES:
+            found = wait_for(client, None, command, wait_s)
+    else:
+        found = wait_for(client, pg, command, wait_s)
+    if found is None:
+        errors = Console(stderr=True)
+        errors.print(
+            f"no answer within {wait_s:g} s; `pulsebms history --site {command.site_id}` will have it",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(1)
+    console.print(f"{found.outcome.value}: {found.message}", soft_wrap=True, markup=False)
+    if found.outcome is not Outcome.COMPLETED:
+        raise typer.Exit(1)
 
 
 def _warn_unknown(device: str, site_id: str) -> None:

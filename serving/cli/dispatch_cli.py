@@ -23,6 +23,7 @@ from serving.dispatch.supervisor import Supervisor
 from serving.dispatch.tick import TickResult
 from serving.site_loader import site_config
 from stores.connections import open_stores
+from stores.postgres.leases import LONGEST_TTL_S
 from stores.postgres.sites import list_sites
 from stores.settings import StoreSettings
 
@@ -82,7 +83,11 @@ def dispatch(
         None, "--policy-deadline", min=0.05, help="Wall seconds that one policy may take (default: a fifth of the interval)."
     ),
     lease_s: float = typer.Option(
-        LEASE_TTL_S, "--lease", min=1.0, help="Seconds of a site's lease; a standby takes over within two of them."
+        LEASE_TTL_S,
+        "--lease",
+        min=1.0,
+        max=LONGEST_TTL_S,
+        help="Seconds of a site's lease; a standby takes over within two of them.",
     ),
     metrics_port: int | None = typer.Option(
         None, "--metrics-port", min=0, max=65_535, help="Serve /metrics and /healthz on this port of 127.0.0.1 (0: a free one)."

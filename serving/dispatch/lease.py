@@ -58,6 +58,9 @@ class LeaseKeeper:
     _thread: threading.Thread | None = None
     _pg: Postgres | None = None
 
+    def __post_init__(self) -> None:
+        leases.check_ttl(self.ttl_s)
+
     def start(self) -> None:
         """Begin to ask for the lease; returns at once."""
         self._thread = threading.Thread(target=self._run, name=f"lease-{self.site_id}", daemon=True)

@@ -215,15 +215,19 @@ class SiteDispatcher:
         devices = {device.device_id: device for device in list_devices(self.stores.pg, self.site_id)}
         rows = constraint_rows(self.stores.pg, self.site_id)
         states = latest_states(self.stores.mongo, list(devices), not_after=starts_at + timedelta(seconds=options.interval_s))
-        drafts = []
+        reasons: dict[str, str] = {}
         for device_id, state in states.items():
             limits: PackLimits | None
             try:
                 limits = tightest(devices[device_id], rows.get(device_id, []), starts_at)
             except InputError:
                 limits = None  # such a device is left out and stopped; its flags are obeyed all the same
-            reason = shutdown_reason(state, limits, devices[device_id])
-            if not reason or pending.is_latched(self.stores.redis, device_id):
+            if reason := shutdown_reason(state, limits, devices[device_id]):
+                reasons[device_id] = reason
+        latched = pending.latched_among(self.stores.redis, list(reasons)) if reasons else set()
+        drafts = []
+        for device_id, reason in reasons.items():
+            if device_id in latched:
                 continue
             log.error("alarm_shutdown", site_id=self.site_id, device_id=device_id, why=reason)
             self.metrics.shutdown()

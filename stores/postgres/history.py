@@ -69,6 +69,16 @@ def history(
     ]
 
 
+def ended_as(conn: psycopg.Connection[Any], command_id: str) -> tuple[str, str] | None:
+    """(outcome, message) of one command; None while it is open or unknown."""
+    row = conn.execute(
+        "SELECT response_data->>'outcome', response_message FROM command_history WHERE command_id = %s AND success IS NOT NULL "
+        "AND issued_at = (SELECT issued_at FROM command_ids WHERE command_id = %s)",
+        (command_id, command_id),
+    ).fetchone()
+    return None if row is None else (str(row[0]), str(row[1] or ""))
+
+
 def outcome_counts(conn: psycopg.Connection[Any], site_id: str, since: datetime) -> dict[str, int]:
     """How many were issued and acknowledged since `since`, and how many ended in each outcome (`open`: not yet)."""
     row = conn.execute(

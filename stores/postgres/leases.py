@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from core.errors import StoreError
+from core.errors import InputError, StoreError
 
 MARGIN_SHARE = 0.2
 LONGEST_TTL_S = 120.0
@@ -52,13 +52,19 @@ class Lease:
         return time.monotonic() < self.trusted_until_s
 
 
+def check_ttl(ttl_s: float) -> None:
+    """InputError unless a lease may be that long; one that was cut in silence would surprise whoever waits for a takeover."""
+    if not 0.0 <= ttl_s <= LONGEST_TTL_S:
+        raise InputError(source="lease", field="seconds", value=ttl_s, expected=f"0 to {LONGEST_TTL_S:g}")
+
+
 def acquire(conn: psycopg.Connection[Any], site_id: str, holder: str, ttl_s: float, *, above_epoch: int = 0) -> Lease | None:
     """Take or renew the lease; None while another holds it. The database's clock decides what has run out.
 
     A new holder's epoch is above the row's and above `above_epoch`: what Redis has heard of, should the row be from a backup.
-    `holder` must be unique to the process.
+    `holder` must be unique to the process. Raises InputError for a `ttl_s` above LONGEST_TTL_S.
     """
-    ttl_s = min(ttl_s, LONGEST_TTL_S)
+    check_ttl(ttl_s)
     asked_s = time.monotonic()
     row = conn.execute(
         """

@@ -360,6 +360,21 @@ def take_responses(client: redis.Redis, site_id: str, limit: int) -> list[str]:
     return list(reversed(found))
 
 
+def find_response(client: redis.Redis, site_id: str, command_id: str) -> dict[str, Any] | None:
+    """The first terminal answer to a command among those that wait for the record, left in place; None when there is none."""
+    waiting: list[str] = client.lrange(responses_key(site_id), 0, -1)  # type: ignore[assignment]
+    for text in reversed(waiting):
+        if command_id not in text:
+            continue
+        try:
+            word = parse_response(text)
+        except InputError:
+            continue
+        if word["kind"] == "response" and word["command_id"] == command_id:
+            return word
+    return None
+
+
 def drop_responses(client: redis.Redis, site_id: str, answers: Sequence[str]) -> None:
     """Drop answers that command_history has."""
     pipe = client.pipeline(transaction=False)

@@ -1,12 +1,17 @@
 """Clocks that are set back: nothing becomes younger by it, and nothing waits for the clock to catch up."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from core.commands import Command, CommandType, Outcome
 from core.device_protocol import CommandGuard
+from core.errors import InputError
+from serving.cli.dispatch_cli import dispatch
+from serving.dispatch.lease import LeaseKeeper
 from stores.postgres import leases, outbox
 from stores.postgres.history import history
 from stores.redis import pending
@@ -80,7 +85,17 @@ def test_a_lease_from_before_the_step_does_not_bind_for_as_long(pg, ahead_s, tak
         assert second.epoch == first.epoch + 1
 
 
-def test_a_lease_is_never_longer_than_the_longest(pg):
-    leases.acquire(pg, "s", "a", 10_000.0)
-    (expires_at,) = pg.execute("SELECT expires_at FROM optimizer.site_leases").fetchone()
-    assert expires_at < datetime.now(UTC) + timedelta(seconds=leases.LONGEST_TTL_S + 1)
+def test_a_lease_longer_than_the_longest_is_refused(pg, stores):
+    for made in (lambda: leases.acquire(pg, "s", "a", 120.1), lambda: LeaseKeeper(stores, "s", "a", 120.1)):
+        with pytest.raises(InputError, match=r"0 to 120"):
+            made()
+    assert pg.execute("SELECT count(*) FROM optimizer.site_leases").fetchone() == (0,)
+
+
+def test_the_command_line_refuses_it_before_anything_is_opened():
+    app = typer.Typer()
+    app.command()(dispatch)
+    result = CliRunner().invoke(app, ["--site", "s", "--lease", "500"])
+    assert result.exit_code == 2
+    assert "--lease" in result.output
+    assert "120" in result.output
