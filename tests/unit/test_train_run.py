@@ -30,6 +30,7 @@ from training.rl_run import TrainingError, train_seed
 from training.rl_state import restore, take
 from training.rl_validation import Validator
 from training.run_directory import begin, locked
+from training.tune import check_space, tune
 
 ALGORITHMS = ("ppo", "sac")
 
@@ -311,3 +312,65 @@ def test_a_snapshot_of_another_size_is_refused():
     one, other = PackVectorEnv(4), PackVectorEnv(5)
     with pytest.raises(ValueError, match="shape"):
         other.engine.restore(one.engine.snapshot())
+
+
+TUNING = """\
+tuning:
+  warmup_validations: 1
+  space:
+    ppo.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true, text: "lin_{}"}
+    ppo.gamma: {choices: [0.9, 0.99]}
+    ppo.n_epochs: {low: 1, high: 3, whole: true}
+"""
+
+
+def tuned_case(prices, change=("", "")):
+    text = config_text(prices).replace("steps: 1600", "steps: 640") + TUNING
+    return parse_config(text.replace(*change) if change[0] else text, "tiny.yaml")
+
+
+def checked(text):
+    read = parse_config(text, "tiny.yaml")
+    check_space(read.config, read)
+
+
+def test_a_search_is_continued_and_says_what_was_best(prices, tmp_path):
+    read = tuned_case(prices)
+    asked = iter([False] * 12 + [True] * 10**6)
+    first = tune(read, tmp_path, 3, folders=[tmp_path], stop=lambda: next(asked))
+    assert first.stopped
+    assert first.trials < 3
+    broken = first.trials
+    told = []
+    second = tune(read, tmp_path, 3, folders=[tmp_path], told=lambda number, settings, progress: told.append((number, settings)))
+    assert (second.trials, second.stopped) == (3, False)
+    assert min(number for number, _ in told) > broken
+    best = parse_config(read.origin.text, "tiny.yaml", second.overrides).config
+    assert 1e-4 <= best.ppo.learning_rate.start <= 1e-2
+    assert best.ppo.n_epochs in (1, 2, 3)
+    values = [
+        max(line["validation/eur_per_kwh_year"] for line in lines(folder) if "validation/best" in line)
+        for folder in tmp_path.glob("trial-*")
+        if any("validation/best" in line for line in lines(folder))
+    ]
+    assert second.value in [pytest.approx(value) for value in values]
+    assert tune(read, tmp_path, 3, folders=[tmp_path], told=pytest.fail).trials == 3
+    with pytest.raises(InputError, match="another config"):
+        tune(tuned_case(prices, ("num_envs: 8", "num_envs: 16")), tmp_path, 4, folders=[tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "words"),
+    [
+        (("ppo.gamma:", "ppo.gama:"), "ppo.gama", "did you mean 'gamma'"),
+        (("choices: [0.9, 0.99]", "choices: [0.9, 1.5]"), "ppo.gamma", "less than or equal to 1"),
+        (("lin_{}", "log_{}"), "ppo.learning_rate", "lin_7e-4"),
+        (("low: 1, high: 3", "low: 3, high: 1"), "ppo.n_epochs", "low below high"),
+        (("low: 1, high: 3", "low: 1"), "ppo.n_epochs", "either choices"),
+    ],
+)
+def test_a_search_that_cannot_be_is_named_with_its_line(prices, change, key, words):
+    text = config_text(prices) + TUNING.replace(*change)
+    line = next(k for k, written in enumerate(text.splitlines(), 1) if f"{key}:" in written)
+    with pytest.raises(InputError, match=rf"tiny\.yaml:{line}: .*{words}"):
+        checked(text)
