@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from optimizer.assembly import SiteQP
 from optimizer.fleet import PROFILES, FleetData
-from optimizer.problem import SiteProblem
+from optimizer.problem import SiteProblem, SoftCosts
+from optimizer.replay import replay
 from optimizer.solvers import solve_piqp
-from optimizer.structured.driver import SOURCES, BatchSolver, FleetSolution
+from optimizer.structured.driver import SOURCES, BatchSolver, FleetSolution, judge
+from optimizer.structured.judge import HARD
 from optimizer.structured.meters import PROFILES as METER_PROFILES
 from optimizer.structured.meters import MeterData
 
@@ -296,11 +298,18 @@ class Stress:
     beyond: int
     """Checked instances with an error above 1e-4."""
     worst_share: float
-    """Largest power beyond its bound, as a share of it."""
+    """Largest power beyond its bound, W."""
+    refused: int
+    """Plans that the replay of fleets, or where nothing overlaps the replay of sites, does not pass."""
+    apart: float
+    """Largest relative difference of the objectives of plan and replays."""
+    cut: int
+    """Plans that had to be cut and were solved again (`FleetSolution.cut`)."""
 
 
 def stress(count: int, steps: int = 96, compare: int = 400, seed: int = 77, threads: int = 2) -> Stress:
-    """Solve `count` stressed instances; compare a random `compare` of them, the slowest and the least proven with PIQP."""
+    """Solve `count` stressed instances and replay each; compare a random `compare` of them, the slowest and the least proven with
+    PIQP, and replay as many once more with the replay of sites."""
     fleet, meters = stressed(random_scenario(count, steps, seed, extra=0), seed + 1).window(0)
     solver = BatchSolver(threads=threads)
     plan = solver.solve(fleet, meters, DT_S)
@@ -309,13 +318,24 @@ def stress(count: int, steps: int = 96, compare: int = 400, seed: int = 77, thre
     gap = np.where(own, plan.gap_eur / np.maximum(1.0, np.abs(plan.objective_eur)), 0.0)
     picked = [g.choice(count, min(compare, count), replace=False)]
     picked += [np.argsort(-plan.iterations * own)[: compare // 8], np.argsort(-gap)[: compare // 8]]
-    errors = []
+    errors, against = [], plan.objective_eur.copy()
     for i in np.unique(np.concatenate(picked)):
         if own[i]:
-            problem = SiteProblem(dt_s=DT_S, grid=meters.meter(int(i)), devices=(fleet.device(int(i)),))
+            soft = SoftCosts().stiff() if plan.cut[i] else SoftCosts()
+            problem = SiteProblem(dt_s=DT_S, grid=meters.meter(int(i)), devices=(fleet.device(int(i)),), soft=soft)
             qp = SiteQP(problem)
             best = qp.objective(solve_piqp(qp).x)
-            errors.append(abs(plan.objective_eur[i] - best) / max(1.0, abs(best)))
+            # Where a plan had to be cut, limits that the state has already broken make the stiff optimum dearer than any plan.
+            error = plan.objective_eur[i] - best
+            errors.append((max(error, 0.0) if plan.cut[i] else abs(error)) / max(1.0, abs(best)))
+    objective, excess = judge(fleet, meters, DT_S, plan)
+    apart = float(np.max(np.abs(objective - against) / np.maximum(1.0, np.abs(against))))
+    refused: NDArray[np.bool_] = np.asarray((excess[:, :HARD] > 0).any(axis=1))
+    for i in np.flatnonzero(~plan.overlap)[:: max(1, count // compare)].tolist():
+        problem = SiteProblem(dt_s=DT_S, grid=meters.meter(i), devices=(fleet.device(i),))
+        run = replay(problem, (plan.discharge_w - plan.charge_w)[i : i + 1], plan.curtail_w[i])
+        refused[i] |= bool(run.hard_violations)
+        apart = max(apart, abs(run.objective_eur - against[i]) / max(1.0, abs(against[i])))
     power = max(float((plan.charge_w - fleet.charge_max_w).max()), float((plan.discharge_w - fleet.discharge_max_w).max()))
     numbers = (plan.charge_w, plan.discharge_w, plan.curtail_w, plan.energy_value_eur_per_kwh, plan.meter_price_eur_per_kwh)
     return Stress(
@@ -327,6 +347,9 @@ def stress(count: int, steps: int = 96, compare: int = 400, seed: int = 77, thre
         float(max(errors)),
         int((np.array(errors) > 1e-4).sum()),
         power,
+        int(refused.sum()),
+        apart,
+        int(plan.cut.sum()),
     )
 
 

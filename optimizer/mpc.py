@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from core.errors import InputError, SolverError
 from optimizer.assembly import SiteQP, shape_of
-from optimizer.exclusivity import Exclusive, enforce
+from optimizer.exclusivity import Exclusive, Solve, enforce
 from optimizer.plan import DevicePlan, Plan
 from optimizer.problem import SiteProblem
 from optimizer.reasons import SlotPrices, explain
-from optimizer.replay import project, replay
+from optimizer.replay import executable, replay
 from optimizer.shadow import device_prices, meter_prices
 from optimizer.site_fleet import SiteFleetSolver
 from optimizer.solvers import SOLVERS, RawSolution
@@ -76,8 +76,7 @@ class MpcSolver:
                 if first_w is not None:
                     _fix_first(self._qp, first_w)
                 solve = solve_structured if name == STRUCTURED else SOLVERS[name]
-                exclusive = enforce(self._qp, solve, solve(self._qp))
-                return self._finish(problem, self._qp, exclusive, failures, began_s)
+                return self._solve(problem, self._qp, solve, first_w, failures, began_s)
             except SolverError as error:
                 self._failed(name, str(error), failures)
         shifted = self._shifted(problem, shift_steps)
@@ -128,6 +127,35 @@ class MpcSolver:
             return None
         return np.pad(power[:, steps:], ((0, 0), (0, steps))), np.pad(curtail[steps:], (0, steps))
 
+    def _solve(
+        self,
+        problem: SiteProblem,
+        qp: SiteQP,
+        solve: Solve,
+        first_w: FloatArray | None,
+        failures: list[str],
+        began_s: float,
+    ) -> Plan:
+        """Exclusive, cut and replayed; solved again with stiff penalties where limits had to be cut to that were dear."""
+        exclusive = enforce(qp, solve, solve(qp))
+        net, curtail = _flows(problem, qp, exclusive.solution)
+        cost = _cost_of_cutting(problem, net, curtail)
+        if cost > REPORTED_GAP * max(1.0, abs(qp.objective(exclusive.solution.x))):
+            self.fallback_counts["stiff"] += 1
+            _, _, first = executable(problem, net, curtail)
+            try:
+                qp.update(replace(problem, soft=problem.soft.stiff()))
+                if first_w is not None:
+                    _fix_first(qp, first_w)
+                stiff = enforce(qp, solve, solve(qp))
+                _, _, second = executable(problem, *_flows(problem, qp, stiff.solution))
+                if not second.hard_violations and (first.hard_violations or second.objective_eur < first.objective_eur):
+                    return self._finish(problem, qp, stiff, failures, began_s)
+            except SolverError as error:
+                log.warning("stiff_penalties_failed", why=str(error))
+            qp.update(problem)
+        return self._finish(problem, qp, exclusive, failures, began_s)
+
     def _finish(
         self,
         problem: SiteProblem,
@@ -137,9 +165,7 @@ class MpcSolver:
         began_s: float,
     ) -> Plan:
         solution = exclusive.solution
-        net = np.array([solution.x[qp.device(i, "d")] - solution.x[qp.device(i, "c")] for i in range(qp.shape[1])])
-        net = 1000.0 * net.reshape(qp.shape[1], qp.n)
-        curtail = np.clip(1000.0 * solution.x[qp.grid("u")], 0.0, problem.grid.pv_w if problem.grid.curtailable else 0.0)
+        net, curtail = _flows(problem, qp, solution)
         if not exclusive.tight:
             self.fallback_counts["exclusivity"] += 1
         notes = list(failures)
@@ -156,8 +182,7 @@ class MpcSolver:
         failures: list[str],
         began_s: float,
     ) -> Plan:
-        power, curtail = project(problem, net_w, curtail_w)
-        run = replay(problem, power, curtail)
+        power, curtail, run = executable(problem, net_w, curtail_w)
         if run.hard_violations:
             raise SolverError("replay refused the plan: " + "; ".join(run.hard_violations[:3]))
         n = problem.steps
@@ -210,6 +235,21 @@ class MpcSolver:
             price_source="" if solution is None else solution.solver,
             deviation_w=_deviation(problem, run.import_w - run.export_w),
         )
+
+
+def _flows(problem: SiteProblem, qp: SiteQP, solution: RawSolution) -> tuple[FloatArray, FloatArray]:
+    """Net powers (devices, N) and curtailment (N,) of a solution, W."""
+    net = np.array([solution.x[qp.device(i, "d")] - solution.x[qp.device(i, "c")] for i in range(qp.shape[1])])
+    curtail = np.clip(1000.0 * solution.x[qp.grid("u")], 0.0, problem.grid.pv_w if problem.grid.curtailable else 0.0)
+    return 1000.0 * net.reshape(qp.shape[1], qp.n), curtail
+
+
+def _cost_of_cutting(problem: SiteProblem, net_w: FloatArray, curtail_w: FloatArray) -> float:
+    """EUR that keeping every limit costs a plan, at the penalties that the solver broke them for."""
+    raw = replay(problem, net_w, curtail_w)
+    if not raw.hard_violations:
+        return 0.0
+    return executable(problem, net_w, curtail_w)[2].objective_eur - raw.objective_eur
 
 
 def _fix_first(qp: SiteQP, first_w: FloatArray) -> None:

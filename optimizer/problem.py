@@ -24,7 +24,7 @@ Slacks cost `SoftCosts`: a state outside its limits is brought back inside, neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 
 FloatArray = NDArray[np.float64]
+STIFFER = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,16 @@ class SoftCosts:
     """Cycle depth that the past has already exceeded."""
     terminal_eur_per_kwh: float = 10.0
     """Shortfall from a terminal energy target: priced, so that an unreachable one is not infeasible."""
+
+    def stiff(self) -> SoftCosts:
+        """Penalties of a device's limits so high that breaking them pays nowhere: where a plan had to be cut to keep them."""
+        return replace(
+            self,
+            energy_eur_per_kwh=STIFFER * self.energy_eur_per_kwh,
+            temperature_eur_per_k=STIFFER * self.temperature_eur_per_k,
+            voltage_eur_per_v=STIFFER * self.voltage_eur_per_v,
+            depth_eur_per_kwh=STIFFER * self.depth_eur_per_kwh,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.kept_limits import kept_limits
 from optimizer.problem import DeviceData, SiteProblem
 
 FloatArray = NDArray[np.float64]
 TOLERANCE_W = 0.5
 TOLERANCE_SHARE = 1e-5
+TOLERANCE_K = 1e-3
+TOLERANCE_V = 1e-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,24 +36,29 @@ class Replay:
     curtail_w: FloatArray
     peak_w: float
     hard_violations: tuple[str, ...]
-    """Limits that no plan may break: power bounds, and energy, taper and meter limits that the state allows to keep."""
+    """Limits that no plan may break: power bounds, tapers, the meter, energy no further outside than it was; temperature, voltage
+    and cycle depth where the state keeps them at the start and would keep them without power."""
     soft_violations: tuple[str, ...]
     """Limits that the state or the load has already broken, each by the most it is exceeded."""
 
 
-def project(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> tuple[FloatArray, FloatArray]:
+def project(
+    problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray, *, strict: bool = False
+) -> tuple[FloatArray, FloatArray]:
     """Net powers (devices, N) and curtailment (N,), moved as little as needed, step by step.
 
-    Powers within bounds, tapers and energy limits; then, where the meter's limit is exceeded, less charging (import), more
-    curtailment or less discharging (export). Powers only ever shrink, so that nothing new is asked of a device.
+    Powers within every limit that can be kept (optimizer.kept_limits; `strict` looks ahead); then, where the meter's limit is
+    exceeded, less charging (import), more curtailment or less discharging (export). Powers only ever shrink, so that nothing new
+    is asked of a device.
     """
     result = np.array(power_w, dtype=np.float64)
-    grid, h = problem.grid, problem.dt_h
+    grid = problem.grid
     curtail = np.clip(curtail_w, 0.0, grid.pv_w if grid.curtailable else 0.0)
-    energy = [d.energy_wh for d in problem.devices]
+    devices = [kept_limits(d, problem.dt_h, strict=strict) for d in problem.devices]
     for k in range(problem.steps):
-        for i, d in enumerate(problem.devices):
-            result[i, k] = _within_device(d, k, h, energy[i], float(result[i, k]))
+        for i, limits in enumerate(devices):
+            charge, discharge = limits.room_w(k)
+            result[i, k] = min(max(float(result[i, k]), -charge), discharge)
         net = grid.load_w[k] - grid.pv_w[k] + curtail[k] - result[:, k].sum()
         if net > grid.import_limit_w[k]:
             result[:, k] = _less(result[:, k], -1.0, net - grid.import_limit_w[k])
@@ -59,24 +67,19 @@ def project(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) ->
             more = min(excess, grid.pv_w[k] - curtail[k]) if grid.curtailable else 0.0
             curtail[k] += more
             result[:, k] = _less(result[:, k], 1.0, excess - more)
-        for i, d in enumerate(problem.devices):
-            p = float(result[i, k])
-            energy[i] += h * (d.eta_charge[k] * max(-p, 0.0) - max(p, 0.0) / d.eta_discharge[k]) - d.leak_wh
+        for i, limits in enumerate(devices):
+            limits.advance(k, float(result[i, k]))
     return result, curtail
 
 
-def _within_device(d: DeviceData, k: int, h: float, e: float, p: float) -> float:
-    charge, discharge = _power_room(d, k, e)
-    room_up = max(0.0, d.energy_max_wh - e + d.leak_wh) / (h * d.eta_charge[k])
-    room_down = max(0.0, e - d.leak_wh - d.energy_min_wh) * d.eta_discharge[k] / h
-    return float(min(max(p, -min(charge, room_up)), discharge, room_down))
-
-
-def _power_room(d: DeviceData, k: int, e: float) -> tuple[float, float]:
-    """Charge and discharge (W) that bounds and tapers leave in step k at energy e."""
-    charge = min(d.charge_max_w[k], max(0.0, d.charge_taper_w[k] - d.charge_taper_w_per_wh[k] * e))
-    discharge = min(d.discharge_max_w[k], max(0.0, d.discharge_taper_w[k] + d.discharge_taper_w_per_wh[k] * e))
-    return float(charge), float(discharge)
+def executable(problem: SiteProblem, power_w: FloatArray, curtail_w: FloatArray) -> tuple[FloatArray, FloatArray, Replay]:
+    """The plan projected and replayed; projected strictly where that is what it takes to pass."""
+    power, curtail = project(problem, power_w, curtail_w)
+    run = replay(problem, power, curtail)
+    if run.hard_violations:
+        power, curtail = project(problem, power_w, curtail_w, strict=True)
+        run = replay(problem, power, curtail)
+    return power, curtail, run
 
 
 def _less(power_w: FloatArray, sign: float, excess_w: float) -> FloatArray:
@@ -156,6 +159,8 @@ def _run_device(
     h, soft = problem.dt_h, problem.soft
     e, t = d.energy_wh, d.temperature_c
     high, low = max(e, d.energy_high_wh), min(e, d.energy_low_wh)
+    kept_t, kept_v, kept_depth = _kept_at_rest(d)
+    taken = d.leak_wh * problem.steps  # by self-discharge, whatever the plan does
     cost = worn = 0.0
     layers = [part.stored_wh for part in d.wear_segments or ()]
 
@@ -188,9 +193,13 @@ def _run_device(
         if over_e > out_before + slack:  # a state outside may stay there by no fault of the plan's, and go no further
             hard.append(f"{d.device_id} energy {e:.1f} Wh at step {k}")
         over_t = max(0.0, t - d.temperature_max_c[k], d.temperature_min_c - t)
+        if kept_t[k] and over_t > TOLERANCE_K:
+            hard.append(f"{d.device_id} temperature {t:.2f} C at step {k}")
+        if kept_v[k] and over_v > TOLERANCE_V + abs(d.voltage_v_per_wh[k]) * taken:
+            hard.append(f"{d.device_id} voltage {v:.2f} V at step {k}")
         note("energy (Wh)", over_e, slack)
-        note("temperature (K)", over_t, 1e-3)
-        note("voltage (V)", over_v, 1e-2)
+        note("temperature (K)", over_t, TOLERANCE_K)
+        note("voltage (V)", over_v, TOLERANCE_V)
         high, low = max(high, e), min(low, e)
         worn += h * d.wear_eur_per_kwh * (charge + discharge) / 1000
         worn -= _layers(d, layers, h * d.eta_charge[k] * charge, h * discharge / d.eta_discharge[k]) / 1000
@@ -206,6 +215,8 @@ def _run_device(
             cost += linear * amount + 0.5 * quadratic * amount**2
         energy[k], temperature[k], voltage[k] = e, t, v
     depth = max(0.0, high - low - d.cycle_depth_wh)
+    if kept_depth and depth > TOLERANCE_SHARE * d.capacity_wh + taken:
+        hard.append(f"{d.device_id} cycle depth {depth:.0f} Wh beyond its limit")
     note("cycle depth (Wh)", depth, TOLERANCE_SHARE * d.capacity_wh)
     cost += soft.depth_eur_per_kwh * depth / 1000 - d.terminal_value_eur_per_kwh * e / 1000
     if d.terminal_energy_wh is not None:
@@ -213,6 +224,22 @@ def _run_device(
         note("terminal energy (Wh)", missed, 1e-3 * d.capacity_wh)
         cost += soft.terminal_eur_per_kwh * missed / 1000
     return cost + worn, worn
+
+
+def _kept_at_rest(d: DeviceData) -> tuple[list[bool], list[bool], bool]:
+    """Whether temperature and voltage, per step, and the cycle depth are within limits at the start and stay so without power."""
+    e, t = d.energy_wh, d.temperature_c
+    mild, in_range, kept_t, kept_v = d.temperature_min_c <= t <= d.temperature_max_c[0], True, [], []
+    for k in range(len(d.charge_max_w)):
+        v = d.voltage_v[k] + d.voltage_v_per_wh[k] * e
+        inside = bool(d.voltage_min_v <= v <= d.voltage_max_v)
+        in_range = in_range and (inside or k > 0)
+        kept_v.append(in_range and inside)
+        e -= d.leak_wh
+        t = d.temperature_a * t + d.temperature_drift_c[k]
+        kept_t.append(bool(mild and d.temperature_min_c <= t <= d.temperature_max_c[k]))
+    depth = max(d.energy_wh, d.energy_high_wh) - min(d.energy_wh, d.energy_low_wh, e)
+    return kept_t, kept_v, depth <= d.cycle_depth_wh
 
 
 def _layers(d: DeviceData, layers: list[float], stored: float, given: float) -> float:

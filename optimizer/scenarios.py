@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from core.errors import InputError, SolverError
 from optimizer.assembly import KILO, SiteQP, shape_of
 from optimizer.problem import SiteProblem
-from optimizer.replay import Replay, project, replay
+from optimizer.replay import Replay, executable, project
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -144,10 +144,9 @@ def commit(problems: Sequence[SiteProblem], nets: Sequence[FloatArray], curtails
 
 def _run(problem: SiteProblem, net: FloatArray, curtail: FloatArray, first: FloatArray) -> Replay:
     steps = first.shape[1]
-    power, curtailed = project(problem, np.hstack([first, net[:, steps:]]), curtail)
+    power, _, run = executable(problem, np.hstack([first, net[:, steps:]]), curtail)
     if not np.allclose(power[:, :steps], first, atol=1e-6):
         raise SolverError("a scenario cannot execute the first step")
-    run = replay(problem, power, curtailed)
     if run.hard_violations:
         raise SolverError("replay refused a scenario: " + "; ".join(run.hard_violations[:3]))
     return run

@@ -15,7 +15,7 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-from optimizer.structured import lanes
+from optimizer.structured import judge, lanes, packing, rooms
 
 
 def digest_of(files: Iterable[Path]) -> str:
@@ -29,8 +29,8 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def sources() -> list[Path]:
-    """This package's files and the vector type that they are written in."""
-    return [*Path(__file__).parent.glob("*.py"), Path(lanes.__file__)]
+    """This package's files, and of the structured solver's the vector type that they are written in and what judges and cuts."""
+    return [*Path(__file__).parent.glob("*.py"), *(Path(str(module.__file__)) for module in (judge, lanes, packing, rooms))]
 
 
 class _DigestCache(FunctionCache):  # type: ignore[misc]

@@ -10,7 +10,7 @@ the most they are exceeded. Not here: mending a plan (repair).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,22 @@ from numpy.typing import NDArray
 from optimizer.fleet import PROFILES, SCALARS, FleetData
 from optimizer.problem import GridData, SoftCosts
 from optimizer.site_fleet.compiled import kept_on_disk
+from optimizer.structured.judge import (
+    HARD,
+    KINDS,
+    SOFT_DEPTH,
+    SOFT_TEMPERATURE,
+    SOFT_VOLTAGE,
+    TERMINAL,
+    TOLERANCE_K,
+    TOLERANCE_SHARE,
+    TOLERANCE_V,
+    TOLERANCE_W,
+    run_device,
+)
+from optimizer.structured.packing import FleetArrays, SoftArrays
 
 FloatArray = NDArray[np.float64]
-TOLERANCE_W = 0.5
-TOLERANCE_SHARE = 1e-5
-TOLERANCE_K = 1e-3
-TOLERANCE_V = 1e-2
-KINDS = ("power", "taper", "energy", "energy beyond", "temperature", "voltage", "cycle depth", "terminal energy")
-HARD = ("power", "taper", "energy")
 UNITS = {"power": "W", "taper": "W", "temperature": "K", "voltage": "V"}
 COST, WEAR = 0, 1
 
@@ -50,63 +58,10 @@ class FleetReplay:
 
 
 @kept_on_disk
-def _devices(
-    first, last, h, power, costs, energy, temperature, voltage, money, excess,
-    energy_wh, capacity_wh, energy_min_wh, energy_max_wh, cycle_depth_wh, energy_low_wh, energy_high_wh, leak_wh, temperature_c,
-    temperature_a, temperature_min_c, voltage_min_v, voltage_max_v, wear_eur_per_kwh, wear_quadratic, soc_stress_eur_per_h,
-    soc_stress_centre, terminal_value_eur_per_kwh, terminal_energy_wh, move_weight, charge_max_w, discharge_max_w, charge_taper_w,
-    charge_taper_w_per_wh, discharge_taper_w, discharge_taper_w_per_wh, eta_charge, eta_discharge, temperature_charge_k_per_w,
-    temperature_discharge_k_per_w, temperature_drift_c, temperature_max_c, voltage_v, voltage_v_per_wh, voltage_v_per_w,
-    reference_w,
-):  # fmt: skip
-    """Run devices first .. last; excess (B, 8) is the most that each kind of limit is exceeded by."""
+def _devices(first, last, p, h, soft, power, energy, temperature, voltage, money, excess):
+    """Run devices first .. last; excess (B, len(KINDS)) is the most that each kind of limit is exceeded by."""
     for i in range(first, last):
-        e, t = energy_wh[i], temperature_c[i]
-        high, low = max(e, energy_high_wh[i]), min(e, energy_low_wh[i])
-        slack = TOLERANCE_SHARE * capacity_wh[i] + leak_wh[i]
-        cost = worn = 0.0
-        for k in range(power.shape[1]):
-            p = power[i, k]
-            charge, discharge = max(-p, 0.0), max(p, 0.0)
-            over = max(charge - charge_max_w[i, k], discharge - discharge_max_w[i, k])
-            excess[i, 0] = max(excess[i, 0], over)
-            room_c = max(0.0, charge_taper_w[i, k] - charge_taper_w_per_wh[i, k] * e)
-            room_d = max(0.0, discharge_taper_w[i, k] + discharge_taper_w_per_wh[i, k] * e)
-            excess[i, 1] = max(excess[i, 1], charge - room_c, discharge - room_d)
-            v = voltage_v[i, k] + voltage_v_per_wh[i, k] * e + voltage_v_per_w[i, k] * (charge - discharge)
-            inside = energy_min_wh[i] <= e <= energy_max_wh[i]
-            e += h * (eta_charge[i, k] * charge - discharge / eta_discharge[i, k]) - leak_wh[i]
-            t = (
-                temperature_a[i] * t
-                + temperature_charge_k_per_w[i, k] * charge
-                + temperature_discharge_k_per_w[i, k] * discharge
-                + temperature_drift_c[i, k]
-            )
-            over_e = max(0.0, e - energy_max_wh[i], energy_min_wh[i] - e)
-            over_t = max(0.0, t - temperature_max_c[i, k], temperature_min_c[i] - t)
-            over_v = max(0.0, v - voltage_max_v[i], voltage_min_v[i] - v)
-            if inside:
-                excess[i, 2] = max(excess[i, 2], over_e - slack)
-            excess[i, 3] = max(excess[i, 3], over_e - slack)
-            excess[i, 4] = max(excess[i, 4], over_t)
-            excess[i, 5] = max(excess[i, 5], over_v)
-            high, low = max(high, e), min(low, e)
-            worn += h * wear_eur_per_kwh[i] * (charge + discharge) / 1000.0
-            cost += h * (wear_quadratic[i] * (charge**2 + discharge**2) + move_weight[i] * (p - reference_w[i, k]) ** 2) / 1e6
-            cost += h * soc_stress_eur_per_h[i] * (e / capacity_wh[i] - soc_stress_centre[i]) ** 2
-            kwh = over_e / 1000.0
-            cost += costs[0] * kwh + 0.5 * costs[1] * kwh**2
-            cost += costs[2] * over_t + 0.5 * costs[3] * over_t**2
-            cost += costs[4] * over_v + 0.5 * costs[5] * over_v**2
-            energy[i, k], temperature[i, k], voltage[i, k] = e, t, v
-        depth = max(0.0, high - low - cycle_depth_wh[i])
-        excess[i, 6] = depth
-        cost += costs[6] * depth / 1000.0 - terminal_value_eur_per_kwh[i] * e / 1000.0
-        if not np.isnan(terminal_energy_wh[i]):
-            missed = abs(e - terminal_energy_wh[i])
-            excess[i, 7] = missed
-            cost += costs[7] * missed / 1000.0
-        money[i, COST], money[i, WEAR] = cost + worn, worn
+        money[i, COST], money[i, WEAR] = run_device(p, i, h, soft, power, power, True, energy, temperature, voltage, excess[i])
 
 
 def replay(
@@ -118,16 +73,13 @@ def replay(
     h = dt_s / 3600.0
     energy, temperature, voltage = (np.empty((count, n)) for _ in range(3))
     money, excess = np.zeros((count, 2)), np.zeros((count, len(KINDS)))
-    costs = np.array([
-        soft.energy_eur_per_kwh, soft.energy_quadratic, soft.temperature_eur_per_k, soft.temperature_quadratic,
-        soft.voltage_eur_per_v, soft.voltage_quadratic, soft.depth_eur_per_kwh, soft.terminal_eur_per_kwh,
-    ])  # fmt: skip
     power = np.ascontiguousarray(power_w)
-    columns = [np.ascontiguousarray(getattr(fleet, name)) for name in SCALARS + PROFILES]
+    columns = FleetArrays(*[np.ascontiguousarray(getattr(fleet, name)) for name in SCALARS + PROFILES])
+    prices = SoftArrays(*[float(getattr(soft, item.name)) for item in fields(SoftCosts)])
     cuts = [count * j // threads for j in range(threads + 1)]
 
     def run(j: int) -> None:
-        _devices(cuts[j], cuts[j + 1], h, power, costs, energy, temperature, voltage, money, excess, *columns)
+        _devices(cuts[j], cuts[j + 1], columns, h, prices, power, energy, temperature, voltage, money, excess)
 
     list(pool.map(run, range(threads)))
     hard, soft_names = _name(fleet, excess)
@@ -167,18 +119,17 @@ def replay(
 
 def _name(fleet: FleetData, excess: FloatArray) -> tuple[list[str], list[str]]:
     """Limits broken: hard ones, soft ones, each with the number of devices and the worst."""
-    share = TOLERANCE_SHARE * fleet.capacity_wh
-    tolerance: dict[str, FloatArray | float] = {
-        "power": TOLERANCE_W, "taper": TOLERANCE_W, "energy": 0.0, "energy beyond": 0.0, "temperature": TOLERANCE_K,
-        "voltage": TOLERANCE_V, "cycle depth": share, "terminal energy": 1e-3 * fleet.capacity_wh,
-    }  # fmt: skip
     hard: list[str] = []
     soft: list[str] = []
+    tolerances: dict[int, FloatArray | float] = {
+        SOFT_TEMPERATURE: TOLERANCE_K, SOFT_VOLTAGE: TOLERANCE_V, SOFT_DEPTH: TOLERANCE_SHARE * fleet.capacity_wh,
+        TERMINAL: 1e-3 * fleet.capacity_wh,
+    }  # fmt: skip
     for column, kind in enumerate(KINDS):
-        broken = ~(excess[:, column] <= tolerance[kind])
+        broken = ~(excess[:, column] <= tolerances.get(column, 0.0))
         if broken.any():
             worst = int(np.argmax(np.where(broken, excess[:, column], -np.inf)))
-            amount = f"{excess[worst, column]:.3g} {UNITS.get(kind, 'Wh')}"
+            amount = f"{excess[worst, column]:.3g} {UNITS.get(kind.split()[0], 'Wh')}"
             text = f"{kind} of {int(broken.sum())} devices, most {fleet.device_ids[worst]} by {amount}"
-            (hard if kind in HARD else soft).append(text)
+            (hard if column < HARD else soft).append(text)
     return hard, soft

@@ -205,6 +205,9 @@ class SiteFleetSolver:
         power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w)
         run = replay(grid, fleet, dt_s, soft, power, curtail, pool, self.settings.threads)
         if run.hard_violations:
+            power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w, strict=True)
+            run = replay(grid, fleet, dt_s, soft, power, curtail, pool, self.settings.threads)
+        if run.hard_violations:
             raise SolverError("replay refused the plan: " + "; ".join(run.hard_violations[:3]))
         return _Found(source, power, curtail, run, [], price, value)
 

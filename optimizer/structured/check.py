@@ -1,8 +1,9 @@
-"""Plans made to keep every hard limit, and priced: plain recursion over the problem data, apart from the solver's algebra.
+"""Plans made to keep every hard limit, replayed, and priced, apart from the solver's algebra; cases for the general solver.
 
-`settle_plan` cuts charge, discharge and curtailment to power bounds and to tapers at the energy that the plan really reaches,
-and returns the objective of the convex problem (charge and discharge may overlap), slacks at their true size. A plan that
-cannot be priced is refused. Not here: plans of a site, and the replay of net set points (optimizer.replay).
+`finish` cuts charge, discharge and curtailment to power bounds and to tapers at the energy that the plan really reaches, and has
+it replayed (judge). Only where a hard limit is broken is the plan cut to what energy, temperature, voltage, depth and meter leave
+(rooms), and where that is not enough once more, net and strictly. The problem is the convex one: charge and discharge may
+overlap. Not here: plans of a site, and the replay of net set points (optimizer.replay).
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
@@ -12,55 +13,86 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.structured.lanes import stage
+from optimizer.structured.judge import run_device, run_meter, unbroken
+from optimizer.structured.lanes import stage, whole_pass
+from optimizer.structured.rooms import (
+    bounds,
+    charge_room,
+    discharge_room,
+    energy_after,
+    kept_limits,
+    temperature_after,
+)
 
 
-@stage
-def settle_plan(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> float:
-    """Cut row i of c, d, u (W) in place; EUR, or NaN."""
-    e, t = p.energy_wh[i], p.temperature_c[i]
-    high, low = max(e, p.energy_high_wh[i]), min(e, p.energy_low_wh[i])
-    peak, cost = m.peak_incurred_w[i], 0.0
-    stress, centre, full = h * p.soc_stress_eur_per_h[i], p.soc_stress_centre[i], p.capacity_wh[i]
-    for k in range(p.charge_max_w.shape[1]):
-        c_room = p.charge_taper_w[i, k] - p.charge_taper_w_per_wh[i, k] * e
-        d_room = p.discharge_taper_w[i, k] + p.discharge_taper_w_per_wh[i, k] * e
-        c[i, k] = max(0.0, min(c[i, k], p.charge_max_w[i, k], c_room))
-        d[i, k] = max(0.0, min(d[i, k], p.discharge_max_w[i, k], d_room))
+@whole_pass
+def cut_to_bounds(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any) -> None:
+    """Cut row i of c, d, u (W) in place to power bounds, tapers and the PV there is."""
+    e = p.energy_wh[i]
+    for k in range(c.shape[1]):
+        charge, discharge = bounds(p, i, k, e)
+        c[i, k] = max(0.0, min(c[i, k], charge))
+        d[i, k] = max(0.0, min(d[i, k], discharge))
         u[i, k] = max(0.0, min(u[i, k], m.pv_w[i, k] * m.curtailable[i]))
-        charge, discharge = c[i, k], d[i, k]
-        v = p.voltage_v[i, k] + p.voltage_v_per_wh[i, k] * e + p.voltage_v_per_w[i, k] * (charge - discharge)
-        over_v = max(0.0, v - p.voltage_max_v[i], p.voltage_min_v[i] - v)
-        e += h * (p.eta_charge[i, k] * charge - discharge / p.eta_discharge[i, k]) - p.leak_wh[i]
-        t = (
-            p.temperature_a[i] * t
-            + p.temperature_charge_k_per_w[i, k] * charge
-            + p.temperature_discharge_k_per_w[i, k] * discharge
-            + p.temperature_drift_c[i, k]
-        )
-        over_e = max(0.0, e - p.energy_max_wh[i], p.energy_min_wh[i] - e) * 1e-3
-        over_t = max(0.0, t - p.temperature_max_c[i, k], p.temperature_min_c[i] - t)
+        e = energy_after(p, i, k, h, e, c[i, k], d[i, k])
+
+
+@whole_pass
+def cut_to_limits(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any, strict: bool) -> None:
+    """Cut row i of c, d, u (W) in place to every limit that can be kept; `strict`: net flows, looking ahead."""
+    steps = c.shape[1]
+    hot, high, low, kept = np.empty(steps), np.empty(steps), np.empty(steps), np.empty(steps, np.bool_)
+    depth = kept_limits(p, i, strict, hot, high, low, kept)
+    e, t = p.energy_wh[i], p.temperature_c[i]
+    highest, lowest = max(e, p.energy_high_wh[i]), min(e, p.energy_low_wh[i])
+    for k in range(steps):
+        if strict:
+            both = min(c[i, k], d[i, k])
+            c[i, k], d[i, k] = c[i, k] - both, d[i, k] - both
+        charge, discharge = bounds(p, i, k, e)
+        charge, discharge = min(c[i, k], charge), min(d[i, k], discharge)
+        if charge >= discharge:
+            top = min(high[k], lowest + depth)
+            charge = min(charge, charge_room(p, i, k, h, e, t, discharge, top, hot[k], kept[k]))
+        else:
+            bottom = max(low[k], highest - depth)
+            discharge = min(discharge, discharge_room(p, i, k, h, e, t, charge, bottom, hot[k], kept[k]))
         net = m.load_w[i, k] - m.pv_w[i, k] + u[i, k] + charge - discharge
-        bought, sold = max(net, 0.0), max(-net, 0.0)
-        high, low, peak = max(high, e), min(low, e), max(peak, bought)
-        cost += h * (m.buy_eur_per_kwh[i, k] * bought - m.sell_eur_per_kwh[i, k] * sold) * 1e-3
-        cost += h * m.curtailment_cost_eur_per_kwh[i] * u[i, k] * 1e-3
-        cost += h * m.tracking_weight[i, k] * ((net - m.target_w[i, k]) * 1e-3) ** 2
-        cost += soft.grid_eur_per_kw * max(0.0, bought - m.import_limit_w[i, k], sold - m.export_limit_w[i, k]) * 1e-3
-        cost += h * p.wear_eur_per_kwh[i] * (charge + discharge) * 1e-3
-        squares = (charge * charge + discharge * discharge) * 1e-6
-        r = p.reference_w[i, k]
-        cost += h * p.wear_quadratic[i] * squares
-        cost += h * p.move_weight[i] * (squares + (r * r - 2.0 * r * (discharge - charge)) * 1e-6)
-        cost += stress * (e / full - centre) ** 2
-        cost += over_e * (soft.energy_eur_per_kwh + 0.5 * soft.energy_quadratic * over_e)
-        cost += over_t * (soft.temperature_eur_per_k + 0.5 * soft.temperature_quadratic * over_t)
-        cost += over_v * (soft.voltage_eur_per_v + 0.5 * soft.voltage_quadratic * over_v)
-    cost += (m.peak_price_eur_per_kw[i] * peak - p.terminal_value_eur_per_kwh[i] * e) * 1e-3
-    cost += soft.depth_eur_per_kwh * max(0.0, high - low - p.cycle_depth_wh[i]) * 1e-3
-    if not np.isnan(p.terminal_energy_wh[i]):
-        cost += soft.terminal_eur_per_kwh * abs(e - p.terminal_energy_wh[i]) * 1e-3
-    return float(cost) if np.isfinite(cost) else np.nan
+        if net > m.import_limit_w[i, k]:
+            charge = max(0.0, charge - (net - m.import_limit_w[i, k]))
+        elif -net > m.export_limit_w[i, k]:
+            more = min(-net - m.export_limit_w[i, k], (m.pv_w[i, k] - u[i, k]) * m.curtailable[i])
+            u[i, k] += more
+            discharge = max(0.0, discharge - (-net - m.export_limit_w[i, k] - more))
+        c[i, k], d[i, k] = charge, discharge
+        e = energy_after(p, i, k, h, e, charge, discharge)
+        t = temperature_after(p, i, k, t, charge, discharge)
+        highest, lowest = max(highest, e), min(lowest, e)
+
+
+@whole_pass
+def price(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any, excess: Any) -> float:
+    """The plan's objective, EUR, or NaN; `excess` says what it breaks."""
+    none = np.empty((0, 0))
+    cost, _ = run_device(p, i, h, soft, c, d, False, none, none, none, excess)
+    cost += run_meter(m, i, h, soft, c, d, u, excess)
+    return cost if np.isfinite(cost) else np.nan
+
+
+@whole_pass
+def finish(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any, excess: Any) -> tuple[float, float, bool]:
+    """Cut row i of c, d, u; (objective, what keeping limits that the solver left has cost, whether the replay passes it)."""
+    cut_to_bounds(p, m, i, h, c, d, u)
+    first = price(p, m, soft, i, h, c, d, u, excess)
+    if unbroken(excess) or np.isnan(first):
+        return first, 0.0, not np.isnan(first)
+    value, fine = first, False
+    for strict in (False, True):
+        if not fine:
+            cut_to_limits(p, m, i, h, c, d, u, strict)
+            value = price(p, m, soft, i, h, c, d, u, excess)
+            fine = unbroken(excess) and not np.isnan(value)
+    return value, max(0.0, value - first), fine
 
 
 @stage

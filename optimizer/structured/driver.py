@@ -1,15 +1,17 @@
 """The batched solver: a fleet and its meters in, a plan for every device out, whatever happens on the way.
 
 Chain per device: structured -> PIQP -> its last plan one step on -> hold; each step down is counted. Devices that the kernel
-cannot take (check.beyond_kernel) start at PIQP. What the kernel calls solved has passed its audit. The problem is the convex
+cannot take (check.beyond_kernel) start at PIQP. What the kernel calls solved has passed its audit, and every plan that leaves,
+whatever it comes from, has passed the replay (judge). The problem is the convex
 one: `FleetSolution.overlap` tells where charge and discharge overlap and optimizer.exclusivity has work to do.
-Not here: the algebra (docs/structured_solver.md), net set points and their replay (optimizer.mpc).
+Not here: the algebra (docs/structured_solver.md), net set points (optimizer.mpc).
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -23,7 +25,8 @@ from optimizer.assembly import SiteQP
 from optimizer.fleet import FleetData
 from optimizer.problem import SiteProblem, SoftCosts
 from optimizer.solvers import RawSolution, solve_piqp
-from optimizer.structured.kernel import SOLVED, route, settle_one, solve_range
+from optimizer.structured.judge import KINDS
+from optimizer.structured.kernel import SOLVED, finish_one, judge_all, route, solve_range
 from optimizer.structured.lanes import LANES
 from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
 from optimizer.structured.meters import MeterData
@@ -50,14 +53,20 @@ class FleetSolution:
     meter_price_eur_per_kwh: FloatArray
     """Marginal cost of net import."""
     objective_eur: FloatArray
-    """Of the plan, recomputed apart from the solver; NaN where the inputs price nothing."""
+    """Of the plan, by the replay; 0 where `priced` is not set."""
+    priced: NDArray[np.bool_]
+    """Whether the inputs price the plan at all: False where a number among them is none (the plan is then to hold)."""
+    cut: NDArray[np.bool_]
+    """Where the solver would rather have broken a limit of energy, temperature, voltage or depth that can be kept: such plans are
+    cut, solved again with stiff penalties (`SoftCosts.stiff`), and the better one is taken."""
     source: IntArray
     """Index into SOURCES."""
     status: IntArray
     """Index into kernel.STATUS: what the structured solver said."""
     iterations: IntArray
     gap_eur: FloatArray
-    """Proven distance from the optimum at most; inf where the structured solver did not solve."""
+    """Proven distance from the optimum at most, what limits cost included that are soft to the solver and not to the replay; inf
+    where the structured solver did not solve."""
 
     @property
     def overlap(self) -> NDArray[np.bool_]:
@@ -78,6 +87,10 @@ class BatchSolver:
     first_mu: float = 0.03
     chain: bool = True
     """Whether PIQP, the last plan and hold follow; without, a device that is not solved gets no power and source `hold`."""
+    judged: bool = True
+    """Whether plans are cut to what the replay passes; off only where the caller does both (single)."""
+    harden: bool = True
+    """Whether a device whose plan had to be cut by more than the tolerance is solved again with stiff penalties."""
     counts: Counter[str] = field(default_factory=Counter)
     """Plans by source since the beginning."""
     _order: IntArray | None = None
@@ -93,13 +106,12 @@ class BatchSolver:
         """
         soft = soft or SoftCosts()
         _check(fleet, meters, dt_s)
-        p, m = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters)
-        s = SoftArrays(*[float(getattr(soft, item.name)) for item in fields(SoftCosts)])
+        p, m, s = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), _soft(soft)
         count, steps, h = fleet.count, fleet.steps, dt_s / 3600.0
         status = np.empty(count, dtype=np.int64)
         route(p, m, status)
         out = tuple(np.zeros((count, steps)) for _ in range(5))
-        iterations, numbers = np.zeros(count, dtype=np.int64), np.zeros((count, 4))
+        iterations, numbers = np.zeros(count, dtype=np.int64), np.zeros((count, 5))
         objective = np.full(count, np.nan)
         chosen = np.flatnonzero(status == SOLVED)
         if len(chosen):
@@ -107,11 +119,19 @@ class BatchSolver:
             self._run(p, m, s, h, ahead, iterations, status, numbers, objective, out)
         source = np.where(status == SOLVED, STRUCTURED, PIQP if self.chain else HOLD)
         gap = np.where(status == SOLVED, np.abs(numbers[:, 0]) + numbers[:, 1], np.inf)
-        gap = np.divide(gap, numbers[:, 3], out=np.full(count, np.inf), where=numbers[:, 3] > 0)
+        gap = np.divide(gap, numbers[:, 3], out=np.full(count, np.inf), where=numbers[:, 3] > 0) + numbers[:, 4]
         general: SiteQP | None = None
-        for i in np.flatnonzero(source == PIQP):
-            general = self._fall(fleet, meters, dt_s, soft, int(i), general, out, source)
-            objective[i] = settle_one(p, m, s, int(i), h, out[0], out[1], out[2])
+        for i in np.flatnonzero(source != STRUCTURED).tolist():
+
+            def finished(i: int = i) -> bool:
+                objective[i], numbers[i, 4], passed = finish_one(p, m, s, i, h, out[0], out[1], out[2])
+                return bool(passed)
+
+            general = self._fall(fleet, meters, dt_s, soft, i, general, out, source, finished)
+        priced = np.isfinite(objective)
+        cut = (source <= PIQP) & (numbers[:, 4] > self.relative_gap * np.maximum(1.0, np.abs(objective)))
+        if self.harden and self.chain and cut.any():
+            self._harden(np.flatnonzero(cut), fleet, meters, dt_s, soft, (p, m, s), out, objective, gap, source)
         for name, times in zip(SOURCES, np.bincount(source, minlength=len(SOURCES)).tolist(), strict=True):
             self.counts[name] += times
         self._last = (fleet.device_ids, dt_s, out[0], out[1], out[2])
@@ -121,7 +141,9 @@ class BatchSolver:
             curtail_w=out[2],
             energy_value_eur_per_kwh=out[3],
             meter_price_eur_per_kwh=out[4],
-            objective_eur=objective,
+            objective_eur=np.where(priced, objective, 0.0),
+            priced=priced,
+            cut=cut,
             source=source,
             status=status,
             iterations=iterations,
@@ -184,7 +206,7 @@ class BatchSolver:
             first, last = blocks * number // threads, blocks * (number + 1) // threads
             solve_range(
                 w, view, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], ahead, self.away, self.first_mu,
-                self.relative_gap, self.most_iterations, iterations, status, numbers, objective, out,
+                self.relative_gap, self.most_iterations, self.judged, iterations, status, numbers, objective, out,
             )  # fmt: skip
 
         if threads == 1:
@@ -203,38 +225,90 @@ class BatchSolver:
         general: SiteQP | None,
         out: tuple[FloatArray, ...],
         source: IntArray,
+        finished: Callable[[], bool],
     ) -> SiteQP | None:
-        """Rows i of `out` and `source` from the rest of the chain; the general problem is handed on to be filled again."""
+        """Rows i of `out` and `source` from the rest of the chain; the general problem is handed on to be filled again.
+
+        `finished` cuts and prices what is in `out`, and says whether the replay passes it.
+        """
         try:
-            problem = SiteProblem(dt_s=dt_s, grid=meters.meter(i), devices=(fleet.device(i),), soft=soft)
-            if general is None:
-                general = SiteQP(problem)
-            else:
-                general.update(problem)
-            _read(general, solve_piqp(general), problem.dt_h, i, out)
+            if source[i] == PIQP:
+                problem = SiteProblem(dt_s=dt_s, grid=meters.meter(i), devices=(fleet.device(i),), soft=soft)
+                if general is None:
+                    general = SiteQP(problem)
+                else:
+                    general.update(problem)
+                _read(general, solve_piqp(general), problem.dt_h, i, out)
+                if finished():
+                    return general
+                raise SolverError("replay refused the plan")
         except (SolverError, InputError) as error:
             log.warning("fleet_solver_failed", device_id=fleet.device_ids[i], why=str(error))
-            source[i] = self._repeat(fleet, dt_s, i, out)
+        source[i] = SHIFTED
+        if not (self.chain and self._repeat(fleet, dt_s, i, out) and finished()):
+            source[i] = HOLD
+            for array in out:
+                array[i] = 0.0
+            finished()
         return general
 
-    def _repeat(self, fleet: FleetData, dt_s: float, i: int, out: tuple[FloatArray, ...]) -> int:
-        """The device's last plan one step on, idle at the end; else idle throughout."""
+    def _harden(
+        self, cut: IntArray, fleet: FleetData, meters: MeterData, dt_s: float, soft: SoftCosts, arrays: tuple[Any, Any, Any],
+        out: tuple[FloatArray, ...], objective: FloatArray, gap: FloatArray, source: IntArray,
+    ) -> None:  # fmt: skip
+        """Solve devices whose plans had to be cut again, with penalties that no price outweighs, and take what is better."""
+        self.counts["hardened"] += len(cut)
+        again = BatchSolver(threads=self.threads, relative_gap=self.relative_gap, harden=False)
+        plan = again.solve(fleet.take(cut), meters.take(cut), dt_s, soft.stiff())
+        profiles = (
+            plan.charge_w, plan.discharge_w, plan.curtail_w, plan.energy_value_eur_per_kwh, plan.meter_price_eur_per_kwh,
+        )  # fmt: skip
+        found = tuple(np.zeros_like(array) for array in out)
+        for j, i in enumerate(cut.tolist()):
+            for array, profile in zip(found, profiles, strict=True):
+                array[i] = profile[j]
+            value, _, passed = finish_one(*arrays, i, dt_s / 3600.0, *found[:3])
+            if passed and value < objective[i] and plan.source[j] <= PIQP:
+                for array, better in zip(out, found, strict=True):
+                    array[i] = better[i]
+                gap[i] = min(plan.gap_eur[j], gap[i] - objective[i] + value)
+                objective[i], source[i] = value, plan.source[j]
+
+    def _repeat(self, fleet: FleetData, dt_s: float, i: int, out: tuple[FloatArray, ...]) -> bool:
+        """The device's last plan one step on, idle at the end; False where there is none."""
         for array in out:
             array[i] = 0.0
         if self._last is None or self._last[1] != dt_s or self._last[2].shape[1] != fleet.steps:
-            return HOLD
+            return False
         ids = self._last[0]
         last = i if len(ids) > i and ids[i] == fleet.device_ids[i] else _find(ids, fleet.device_ids[i])
         if last is None:
-            return HOLD
+            return False
         for array, before in zip(out[:3], self._last[2:], strict=True):
             array[i, :-1] = before[last, 1:]
-        return SHIFTED
+        return True
 
 
 def _arrays(kind: Any, data: FleetData | MeterData) -> Any:
     names: tuple[str, ...] = kind._fields
     return kind(*[np.ascontiguousarray(getattr(data, name)) for name in names])
+
+
+def _soft(soft: SoftCosts) -> Any:
+    return SoftArrays(*[float(getattr(soft, item.name)) for item in fields(SoftCosts)])
+
+
+def judge(
+    fleet: FleetData, meters: MeterData, dt_s: float, plan: FleetSolution, soft: SoftCosts | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Replay plans as they are: (objectives (B,) in EUR, what each breaks (B, judge.KINDS)); no column below judge.HARD may be
+    above zero."""
+    objective, excess = np.empty(fleet.count), np.empty((fleet.count, len(KINDS)))
+    judge_all(
+        _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), _soft(soft or SoftCosts()), dt_s / 3600.0, plan.charge_w,
+        plan.discharge_w, plan.curtail_w, objective, excess,
+    )  # fmt: skip
+    return objective, excess
 
 
 def _find(ids: tuple[str, ...], wanted: str) -> int | None:

@@ -18,18 +18,21 @@ from numba import njit
 from optimizer.structured import layout as f
 from optimizer.structured.audit import audit
 from optimizer.structured.backward import correct_all, factor
-from optimizer.structured.check import beyond_kernel, settle_plan
+from optimizer.structured.check import beyond_kernel, cut_to_bounds, finish, price
 from optimizer.structured.forward import advance_all, predict_all
+from optimizer.structured.judge import KINDS
 from optimizer.structured.lanes import stage, whole_pass
 from optimizer.structured.layout import HEAD, MONEY_EUR_PER_KW, STEP
 from optimizer.structured.packing import optional_rows, pack, power_scale
 from optimizer.structured.start import count_rows, keep, start
 
-SOLVED, ITERATIONS, NOT_FINITE, UNPROVEN, ROUTED = range(5)
-STATUS = ("solved", "too many iterations", "not finite", "not proven", "a case for the general solver")
+SOLVED, ITERATIONS, NOT_FINITE, UNPROVEN, ROUTED, REFUSED = range(6)
+STATUS = (
+    "solved", "too many iterations", "not finite", "not proven", "a case for the general solver", "refused by the replay",
+)  # fmt: skip
 """Status of a device; all but SOLVED go down the chain."""
 _SOURCES = (
-    "audit", "backward", "check", "forward", "kernel", "lanes", "layout", "packing", "riccati", "rows", "start",
+    "audit", "backward", "check", "forward", "judge", "kernel", "lanes", "layout", "packing", "riccati", "rooms", "rows", "start",
 )  # fmt: skip
 LEFT_LIMIT = 1e-8
 """Share of the first infeasibility that may be left."""
@@ -131,15 +134,19 @@ def _source_digest() -> int:
     return int.from_bytes(digest.digest()[:7], "big")
 
 
-def compiled(source: int) -> tuple[Any, Any, Any]:
+def compiled(source: int) -> tuple[Any, Any, Any, Any]:
     """The entry points; `source` is part of their identity in numba's cache, since each refers to it."""
 
     def solve_range(
         w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, warm: Any, kept: Any,
-        kept_border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, iterations: Any, status: Any,
-        numbers: Any, objective: Any, out: Any,
+        kept_border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, judged: bool,
+        iterations: Any, status: Any, numbers: Any, objective: Any, out: Any,
     ) -> int:  # fmt: skip
-        """Blocks first <= b < last; lane l of block b is device order[b, l]; a device that repeats only fills its lane."""
+        """Blocks first <= b < last; lane l of block b is device order[b, l]; a device that repeats only fills its lane.
+
+        `judged`: plans are cut to what the replay passes; else only to power bounds.
+        """
+        excess = np.empty(len(KINDS))
         lanes, steps = view.shape[1], p.charge_max_w.shape[1]
         lane_iterations, lane_status = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
         for b in range(first, last):
@@ -158,13 +165,19 @@ def compiled(source: int) -> tuple[Any, Any, Any]:
                 numbers[i, 0], numbers[i, 1] = view[f.AUDIT_GAP, lane], view[f.AUDIT_DUAL, lane]
                 numbers[i, 2], numbers[i, 3] = view[f.AUDIT_PRIMAL, lane], view[f.EURO, lane]
                 unpack(view, lane, p, m, i, h, lane_status[lane] == SOLVED, out)
-                objective[i] = settle_plan(p, m, soft, i, h, out[0], out[1], out[2])
+                if judged:
+                    objective[i], numbers[i, 4], passed = finish(p, m, soft, i, h, out[0], out[1], out[2], excess)
+                else:
+                    cut_to_bounds(p, m, i, h, out[0], out[1], out[2])
+                    objective[i], passed = price(p, m, soft, i, h, out[0], out[1], out[2], excess), True
                 if status[i] == SOLVED:
                     proven = (abs(numbers[i, 0]) + numbers[i, 1]) / numbers[i, 3]
                     if np.isnan(objective[i]):
                         status[i] = NOT_FINITE
                     elif not proven <= PROOF * relative * max(1.0, abs(objective[i])):
                         status[i] = UNPROVEN
+                    elif not passed:
+                        status[i] = REFUSED
         return source
 
     def route(p: Any, m: Any, status: Any) -> int:
@@ -173,12 +186,19 @@ def compiled(source: int) -> tuple[Any, Any, Any]:
             status[i] = ROUTED if beyond_kernel(p, m, i) else SOLVED
         return source
 
-    def settle_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> float:
-        """`settle_plan` for a plan from elsewhere."""
-        return float(settle_plan(p, m, soft, i, h, c, d, u)) if source else np.nan
+    def finish_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> tuple[float, float, bool]:
+        """`finish` for a plan from elsewhere."""
+        value, cost, passed = finish(p, m, soft, i, h, c, d, u, np.empty(len(KINDS)))
+        return value, cost, passed and source > 0
+
+    def judge_all(p: Any, m: Any, soft: Any, h: float, c: Any, d: Any, u: Any, objective: Any, excess: Any) -> int:
+        """Replay plans as they are: objectives (B,), and what they break (B, len(KINDS))."""
+        for i in range(c.shape[0]):
+            objective[i] = price(p, m, soft, i, h, c, d, u, excess[i])
+        return source
 
     keep_on_disk = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
-    return keep_on_disk(solve_range), keep_on_disk(route), keep_on_disk(settle_one)
+    return keep_on_disk(solve_range), keep_on_disk(route), keep_on_disk(finish_one), keep_on_disk(judge_all)
 
 
-solve_range, route, settle_one = compiled(_source_digest())
+solve_range, route, finish_one, judge_all = compiled(_source_digest())

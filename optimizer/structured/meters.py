@@ -72,6 +72,10 @@ class MeterData:
         """Number of meters B."""
         return int(self.buy_eur_per_kwh.shape[0])
 
+    def take(self, index: NDArray[np.int64]) -> MeterData:
+        """The meters at `index`, in that order."""
+        return MeterData(**{name: getattr(self, name)[index] for name in SCALARS + PROFILES})
+
     def meter(self, i: int) -> GridData:
         """Meter i as GridData."""
         tracked, weight = self.tracking_weight[i] > 0, float(self.tracking_weight[i].max(initial=0.0))

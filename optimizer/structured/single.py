@@ -61,7 +61,7 @@ class _Kept:
     """The batch solver of one device, and the version of the problem that it last saw."""
 
     def __init__(self) -> None:
-        self.solver = BatchSolver(threads=1, chain=False)
+        self.solver = BatchSolver(threads=1, chain=False, judged=False)
         self.version = -1
 
     def solve(self, qp: SiteQP, device: DeviceData) -> FleetSolution:

@@ -1,5 +1,6 @@
 """The replay: equal to the QP's own objective, and it notices every way in which a plan can be wrong."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from optimizer.assembly import SiteQP
 from optimizer.exclusivity import enforce
-from optimizer.replay import project, replay
+from optimizer.fleet import stack
+from optimizer.replay import executable, project, replay
+from optimizer.site_fleet.replay import replay as replay_fleet
 from optimizer.solvers import solve_piqp
 
 
@@ -152,3 +155,111 @@ def test_a_state_outside_its_limits_goes_no_further(make_site, make_device, ener
     assert any("energy" in text for text in replay(site, charging, np.zeros(8)).hard_violations)
     assert replay(site, resting, np.zeros(8)).hard_violations == ()
     assert replay(site, *project(site, charging, np.zeros(8))).hard_violations == ()
+
+
+def bent(make_device, n, **changes):
+    """Heat, voltage and depth that power can push beyond their limits."""
+    ones = np.ones(n)
+    device = make_device(
+        n,
+        temperature_charge_k_per_w=1e-4 * ones,
+        temperature_discharge_k_per_w=1e-4 * ones,
+        temperature_max_c=30.0 * ones,
+        voltage_v=350.0 * ones,
+        voltage_v_per_wh=1e-3 * ones,
+        voltage_v_per_w=2e-4 * ones,
+        voltage_min_v=380.0,
+        voltage_max_v=420.0,
+        cycle_depth_wh=20e3,
+    )
+    return replace(device, **changes)
+
+
+FREE = {"temperature_max_c": np.full(8, np.inf), "voltage_min_v": -np.inf, "voltage_max_v": np.inf, "cycle_depth_wh": np.inf}
+TOO_MUCH = [
+    ("temperature", "temperature_max_c", 40e3),
+    ("voltage", "voltage_min_v", 45e3),
+    ("voltage", "voltage_max_v", -45e3),
+    ("cycle depth", "cycle_depth_wh", 15e3),
+]
+
+
+@pytest.mark.parametrize(("names", "limit", "power_w"), TOO_MUCH)
+def test_a_limit_that_rest_would_keep_is_hard(make_site, make_device, names, limit, power_w):
+    free = {name: value for name, value in FREE.items() if name != limit}
+    problem = make_site(np.full(8, 0.1), bent(make_device, 8, **free))
+    power = np.full((1, 8), power_w)
+    assert [text for text in replay(problem, power, np.zeros(8)).hard_violations if names in text]
+    projected, _, run = executable(problem, power, np.zeros(8))
+    assert run.hard_violations == ()
+    assert np.abs(projected).max() > 100.0
+    assert replay(problem, np.zeros((1, 8)), np.zeros(8)).hard_violations == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "start", "power_w"),
+    [
+        ("temperature_max_c", {"temperature_c": 45.0}, 40e3),
+        ("voltage_min_v", {"energy_wh": 20e3}, 8e3),
+        ("voltage_max_v", {"energy_wh": 75e3}, -8e3),
+        ("cycle_depth_wh", {"energy_low_wh": 20e3}, 8e3),
+    ],
+)
+def test_a_limit_that_the_state_has_already_broken_stays_soft(make_site, make_device, limit, start, power_w):
+    free = {name: value for name, value in FREE.items() if name != limit}
+    problem = make_site(np.full(8, 0.1), bent(make_device, 8, **free, **start))
+    run = replay(problem, np.array([[power_w] + [0.0] * 7]), np.zeros(8))
+    assert run.hard_violations == ()
+    assert run.soft_violations
+
+
+def test_a_limit_that_rest_will_break_is_soft_from_then_on(make_site, make_device):
+    """The room heats up by itself beyond the limit in the last steps."""
+    free = {name: value for name, value in FREE.items() if name != "temperature_max_c"}
+    drift = np.r_[np.full(4, 2.5), np.full(4, 6.0)]
+    problem = make_site(np.full(8, 0.1), bent(make_device, 8, **free, temperature_drift_c=drift))
+    assert replay(problem, np.zeros((1, 8)), np.zeros(8)).hard_violations == ()
+    late = np.array([[0.0] * 6 + [10e3, 10e3]])
+    assert replay(problem, late, np.zeros(8)).hard_violations == ()
+    assert replay(problem, np.array([[60e3, *[0.0] * 7]]), np.zeros(8)).hard_violations
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), hot=st.floats(20.0, 45.0), share=st.floats(0.1, 0.9))
+def test_any_powers_become_executable(make_random_site, seed, hot, share):
+    problem = make_random_site(seed, 16, 2)
+    g = np.random.default_rng(seed)
+    devices = tuple(
+        replace(
+            d,
+            energy_wh=share * d.capacity_wh,
+            energy_low_wh=min(d.energy_low_wh, share * d.capacity_wh),
+            energy_high_wh=max(d.energy_high_wh, share * d.capacity_wh),
+            temperature_max_c=hot + g.normal(0.0, 2.0, 16),
+            voltage_max_v=g.uniform(700.0, 840.0),
+            voltage_min_v=g.uniform(660.0, 700.0),
+        )
+        for d in problem.devices
+    )
+    problem = replace(problem, devices=devices)
+    _, _, run = executable(problem, 200e3 * g.normal(size=(2, 16)), 1e5 * g.random(16))
+    assert run.hard_violations == ()
+
+
+def test_the_replay_of_fleets_judges_alike(make_random_site):
+    """Both replays, written apart, on plans good and bad."""
+    with ThreadPoolExecutor(1) as pool:
+        for seed in range(30):
+            problem = make_random_site(seed, 16, 3)
+            g = np.random.default_rng(seed)
+            power = g.normal(size=(3, 16)) * np.array([[10e3], [40e3], [120e3]])[g.permutation(3)]
+            if seed % 3 == 0:
+                power, _, _ = executable(problem, power, np.zeros(16))
+            one = replay(problem, power, np.zeros(16))
+            many = replay_fleet(problem.grid, stack(problem.devices), problem.dt_s, problem.soft, power, np.zeros(16), pool, 1)
+            assert many.objective_eur == pytest.approx(one.objective_eur, rel=1e-9)
+            for kind in ("power", "taper", "energy", "temperature", "voltage", "cycle depth", "grid"):
+                ours = any(kind in text and "beyond the taper" not in text for text in one.hard_violations)
+                if kind == "taper":
+                    ours = any(kind in text for text in one.hard_violations)
+                assert ours == any(text.startswith(kind) for text in many.hard_violations), (seed, kind, one, many)
