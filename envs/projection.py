@@ -24,7 +24,7 @@ from envs import variants as at
 FloatArray = NDArray[np.float64]
 LEVELS = 7
 """2^6 = 64 points and more: two spans of a level cover any stretch of 101 points."""
-DISCHARGE_GUESS = 1.15
+DISCHARGE_GUESS = 1.3
 """A discharge's largest current over rated power by the voltage before it; checked, not believed."""
 SEARCH_SLACK = 0.998
 """core.battery.reach's search may end this much beyond the current that it looks for (2 of 4,096 parts, with room to spare)."""
