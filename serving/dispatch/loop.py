@@ -183,6 +183,7 @@ class SiteLoop:
                     self._led = True
                 # A clock that was set back must not keep the site waiting until it has caught up.
                 boundary = min(boundary, next_boundary(self.clock.now(), interval_s))
+                boundary = self._running(boundary, interval_s)
                 wait_s = self.clock.wall_seconds_until(boundary)
                 if wait_s > 0:
                     self._wait(wait_s)
@@ -198,6 +199,16 @@ class SiteLoop:
                 return
             boundary, missed = following(boundary, self.clock.now(), interval_s)
             self.metrics.missed(missed)
+
+    def _running(self, boundary: datetime, interval_s: int) -> datetime:
+        """The boundary itself, or that of the running interval when the clock has jumped past the end of its own."""
+        if self.clock.now() < boundary + timedelta(seconds=interval_s):
+            return boundary
+        running = next_boundary(self.clock.now(), interval_s) - timedelta(seconds=interval_s)
+        missed = round((running - boundary).total_seconds() / interval_s)
+        log.warning("ticks_missed", count=missed)
+        self.metrics.missed(missed)
+        return running
 
     def _tick(self, boundary: datetime, interval_s: int, horizon_s: int, lease: TickLease | None) -> None:
         wall_s = _wall_seconds(self.clock, boundary, interval_s)

@@ -348,6 +348,77 @@ def test_telemetry_that_cannot_be_sent_is_kept_and_keeps_no_command_waiting(in_p
     assert len(acts(tmp_path)) == 1
 
 
+class StepClock:
+    """A plant's clock that the test sets."""
+
+    def __init__(self):
+        self.at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def now(self):
+        return self.at
+
+    def step(self, seconds):
+        self.at += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def stepped(in_process):
+    """The agent with a clock to be stepped, charging at 10 kW."""
+    in_process.clock = StepClock()
+    in_process.advance()
+    in_process.controller.power_w = -10_000.0
+    in_process.controller.valid_until_s = time.monotonic() + 3600.0
+    return in_process
+
+
+def test_a_clock_that_is_set_back_neither_stops_the_pack_nor_charges_it_twice(stepped):
+    stepped.clock.step(60)
+    stepped.advance()
+    soc_pct, power_w = stepped.pack.soc_pct, stepped.pack.state(stepped.clock.now()).power_w
+    assert power_w < -9_000
+    stepped.clock.step(-300)
+    stepped.advance()
+    assert stepped.pack.soc_pct == soc_pct, "no time has passed"
+    stepped.clock.step(60)
+    stepped.advance()
+    assert stepped.pack.soc_pct - soc_pct == pytest.approx(soc_pct - 50.0, rel=0.02), "and then a minute as any other"
+    stamps = [state.measured_at for state in stepped._unsent]
+    assert max(stamps) <= stepped.clock.now() + timedelta(seconds=300)
+    assert stamps[-1] >= stepped.clock.now() - timedelta(seconds=60), "telemetry follows the clock"
+
+
+def test_a_clock_that_is_set_ahead_is_caught_up_in_substeps(stepped):
+    before_pct = stepped.pack.soc_pct
+    stepped.clock.step(60)
+    stepped.advance()
+    minute_pct = stepped.pack.soc_pct - before_pct
+    stepped.clock.step(300)
+    stepped.advance()
+    assert stepped.pack.soc_pct - before_pct == pytest.approx(6 * minute_pct, rel=0.02)
+    stamps = [state.measured_at for state in stepped._unsent]
+    assert stamps == sorted(set(stamps))
+
+
+@pytest.mark.parametrize("seconds", [-300, 300])
+def test_no_step_of_the_plants_clock_holds_a_set_point_longer(stepped, seconds):
+    stepped.controller.valid_until_s = time.monotonic() - 1.0
+    stepped.clock.step(seconds)
+    stepped.advance()
+    stepped.clock.step(1)
+    stepped.advance()
+    assert stepped.pack.state(stepped.clock.now()).power_w == 0
+    assert stepped.pack.soc_pct == pytest.approx(50.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [-300, 300])
+def test_no_step_of_the_plants_clock_ages_a_command(stepped, redis_client, tmp_path, seconds):
+    command = make(redis_client, timeout_s=30)
+    pending.push(redis_client, command)
+    stepped.clock.step(seconds)
+    assert stepped.poll()
+    assert [act[0] for act in acts(tmp_path)] == [command.command_id]
+
+
 @pytest.mark.full
 def test_kill_9_at_random(start, redis_client, tmp_path):
     chaos(start, redis_client, tmp_path, kills=25, seed=7)
