@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from serving.cli import commands_cli, data_cli, dispatch_cli, plan_cli, stores_cli, telemetry_cli, train_cli, twin_cli
+from serving.cli import (
+    commands_cli,
+    data_cli,
+    dispatch_cli,
+    evaluate_cli,
+    plan_cli,
+    policies_cli,
+    stores_cli,
+    telemetry_cli,
+    train_cli,
+    twin_cli,
+)
 from serving.logs import configure_logging
 
 app = typer.Typer(
@@ -42,4 +53,7 @@ app.add_typer(telemetry_cli.metrics_app, name="metrics")
 app.command("train")(train_cli.train)
 app.command("tune")(train_cli.tune)
 app.add_typer(train_cli.artefact_app, name="artefact")
+app.command("evaluate")(evaluate_cli.evaluate)
+app.command("compare")(evaluate_cli.compare)
+app.add_typer(policies_cli.policies_app, name="policies")
 app.command("maintain")(stores_cli.maintain)

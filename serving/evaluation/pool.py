@@ -1,0 +1,144 @@
+"""Many jobs over the cores: processes that are kept, watched, and replaced when a policy hangs or crashes.
+
+A job's progress is its heartbeat: where none comes within the deadline of one decision the process is killed and the job is
+marked with why; the others go on. Not here: what a job does (serving.evaluation.job).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import structlog
+
+from core.errors import PulseBmsError
+from serving.evaluation.job import Job, run_job
+from serving.logs import configure_logging
+
+PR_SET_PDEATHSIG = 1
+BUILD_S = 600.0
+"""A process may take so long before its first decision: PyBaMM compiles its models once."""
+LOOK_S = 0.2
+Done = Callable[[int, dict[str, Any]], object]
+Step = Callable[[int, int], object]
+
+
+def work(pipe: Connection) -> None:
+    """A worker: jobs in, ("step", n), ("done", result) or ("failed", error) out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    configure_logging()
+    # Solver chains say when they fall back; a replay of weeks would drown the terminal in it.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            pipe.send(("done", run_job(job, lambda n: pipe.send(("step", n)))))
+        except PulseBmsError as error:
+            pipe.send(("failed", str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever a policy raises is its mark; the others finish
+            pipe.send(("failed", f"raised {type(error).__name__}: {error}"))
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: Any
+    pipe: Connection
+    index: int = -1
+    heard_s: float = 0.0
+    steps: int = 0
+    began: bool = False
+
+
+@dataclass(slots=True)
+class Pool:
+    """So many processes; `run` gives each job to one of them."""
+
+    workers: int
+    deadline_s: float
+    build_s: float = BUILD_S
+    _live: list[_Worker] = field(default_factory=list)
+
+    def run(self, jobs: Sequence[Job], on_done: Done, on_step: Step = lambda _i, _n: None) -> None:
+        """All of them; `on_done(index, result)` in the order in which they end. A failed one has `status` failed and `error`."""
+        waiting = list(range(len(jobs)))[::-1]
+        try:
+            while waiting or any(worker.index >= 0 for worker in self._live):
+                self._hand_out(jobs, waiting)
+                ready = wait([worker.pipe for worker in self._live if worker.index >= 0], timeout=LOOK_S)
+                for worker in list(self._live):
+                    if worker.index >= 0 and worker.pipe in ready:
+                        self._hear(worker, on_done, on_step)
+                self._overdue(on_done)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._live:
+            self._end(worker)
+        self._live.clear()
+
+    def _hand_out(self, jobs: Sequence[Job], waiting: list[int]) -> None:
+        while waiting:
+            free = next((worker for worker in self._live if worker.index < 0), None)
+            if free is None:
+                if len(self._live) >= self.workers:
+                    return
+                free = _start()
+                self._live.append(free)
+            free.index, free.steps, free.began, free.heard_s = waiting.pop(), 0, False, time.monotonic()
+            free.pipe.send(jobs[free.index])
+
+    def _hear(self, worker: _Worker, on_done: Done, on_step: Step) -> None:
+        try:
+            kind, content = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._failed(worker, on_done, "its process ended: out of memory, or a crash in native code")
+            return
+        worker.heard_s, worker.began = time.monotonic(), True
+        if kind == "step":
+            worker.steps += 1
+            on_step(worker.index, worker.steps)
+            return
+        index, worker.index = worker.index, -1
+        on_done(index, content if kind == "done" else {"status": "failed", "error": str(content)})
+
+    def _overdue(self, on_done: Done) -> None:
+        for worker in list(self._live):
+            allowed = self.deadline_s if worker.began else self.build_s + self.deadline_s
+            if worker.index >= 0 and time.monotonic() - worker.heard_s > allowed and not worker.pipe.poll():
+                self._failed(worker, on_done, f"no decision within {allowed:g} s")
+
+    def _failed(self, worker: _Worker, on_done: Done, why: str) -> None:
+        self._end(worker)
+        self._live.remove(worker)
+        on_done(worker.index, {"status": "failed", "error": why})
+
+    def _end(self, worker: _Worker) -> None:
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _start() -> _Worker:
+    # One thread each: solvers and PyBaMM would otherwise fight for the cores.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["serving.evaluation.pool"])
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(there,), name="evaluation", daemon=True)
+    process.start()
+    there.close()
+    return _Worker(process, here)

@@ -1,0 +1,64 @@
+"""Pictures of an evaluation as PNG in base64: a week's price, power and SoC; money against life."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib.figure import Figure
+
+DPI = 80
+
+
+def week_png(trace: Mapping[str, Any]) -> str:
+    """Price above, packs' power (discharge up) in the middle, SoC below; days on the axis."""
+    days = np.arange(len(trace["grid_w"])) * trace["dt_s"] / 86_400.0
+    figure = Figure(figsize=(10.0, 5.2), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
+    axes[0].step(days, np.asarray(trace["price_eur_per_kwh"]) * 1000.0, where="post", color="tab:red")
+    axes[0].set_ylabel("price, EUR/MWh")
+    for device, power, soc in zip(trace["devices"], trace["power_w"], trace["soc_pct"], strict=True):
+        axes[1].step(days, np.asarray(power) / 1000.0, where="post", label=device["device_id"])
+        axes[2].plot(np.append(days, days[-1] + trace["dt_s"] / 86_400.0), soc, label=device["device_id"])
+    axes[1].axhline(0.0, color="0.7", linewidth=0.8)
+    axes[1].set_ylabel("power, kW\n(+ discharges)")
+    axes[2].set_ylabel("state of charge, %")
+    axes[2].set_ylim(0.0, 100.0)
+    axes[2].set_xlabel("days")
+    if len(trace["devices"]) > 1:
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    for axis in axes:
+        axis.grid(visible=True, alpha=0.3)
+        axis.set_xlim(0.0, days[-1] + trace["dt_s"] / 86_400.0)
+    return _png(figure)
+
+
+def pareto_png(policies: Mapping[str, Mapping[str, Any]], front: Sequence[str]) -> str:
+    """Profit of a year against years of life; policies on the front joined."""
+    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, item in policies.items():
+        axis.plot(item["life_years"], item["profit_eur_per_year"], "o", color="tab:blue" if name in front else "0.6")
+        axis.annotate(
+            name, (item["life_years"], item["profit_eur_per_year"]), textcoords="offset points", xytext=(5, 4), fontsize=8
+        )
+    joined = [(policies[name]["life_years"], policies[name]["profit_eur_per_year"]) for name in front]
+    axis.plot([x for x, _ in joined], [y for _, y in joined], "-", color="tab:blue", alpha=0.5)
+    axis.set_xlabel("life, years")
+    axis.set_ylabel("profit, EUR a year")
+    axis.grid(visible=True, alpha=0.3)
+    axis.margins(x=0.15, y=0.15)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
