@@ -39,6 +39,8 @@ def make_batch(config: AnyRlConfig, part: Part, num_envs: int, env_config: EnvCo
 
 def make_model(config: AnyRlConfig, env: NativeVecEnv, seed: int) -> Model:
     """A model before its first step. Seeds torch's and numpy's global streams, which Stable-Baselines3 draws from."""
+    # Their checks of every sample cost some per cent; that numbers are finite is checked where they leave (training.rl_run).
+    torch.distributions.Distribution.set_default_validate_args(False)
     hidden = list(config.network.hidden)
     policy: dict[str, Any] = {"activation_fn": ACTIVATIONS[config.network.activation]}
     if isinstance(config, PpoConfig):

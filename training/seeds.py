@@ -22,6 +22,8 @@ from training.artefacts import write_artefact
 from training.run_directory import ARTEFACT, RESULT, read_json, seed_folder, write_json
 
 LOG = "log.txt"
+STOPPED, FAILED = 3, 2
+"""Exit codes of a process: ended after a checkpoint because it was told to; an error that a person can mend."""
 END_WITHIN_S = 60.0
 """A process that was told to end finishes its rollout and a checkpoint first."""
 Listen = Callable[[int, dict[str, Any]], object]
@@ -114,7 +116,7 @@ def _listen(seed: int, lines: IO[str], events: queue.Queue[tuple[int, dict[str, 
 
 def _ended(last: dict[str, Any] | None, code: int, log: Path) -> Ended:
     name = "" if last is None else str(last.get("event"))
-    if (name, code) in (("done", 0), ("stopped", 3)):
+    if (name, code) in (("done", 0), ("stopped", STOPPED)):
         return Ended(event=name, message=str((last or {}).get("step", "")))
     if name == "failed":
         return Ended(event="failed", message=str((last or {}).get("message")))

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from training.rl_data import read_data
 from training.rl_export import export
 from training.rl_run import Progress, train_seed
 from training.run_directory import CONFIG, config_sha256, locked, seed_folder
+from training.seeds import FAILED, STOPPED
 
-STOPPED, FAILED = 3, 2
-"""Exit codes: ended after a checkpoint because it was told to; an error that a person can mend."""
+TOLD_EVERY_S = 0.2
+"""Seconds between two words on progress; a validation is always told."""
 
 
 class _Stop:
@@ -61,7 +63,13 @@ def run(run_dir: Path, seed: int) -> int:
         assert isinstance(config, PpoConfig | SacConfig)  # noqa: S101 - training.seeds starts no other
         data = read_data(config, found.origin)
 
+        told_s = 0.0
+
         def report(progress: Progress) -> None:
+            nonlocal told_s
+            if progress.score is None and time.monotonic() - told_s < TOLD_EVERY_S:
+                return
+            told_s = time.monotonic()
             values = {"step": progress.step, "steps": config.steps, "best": progress.best, "best_step": progress.best_step}
             say("progress", values | {"score": progress.score})
 
