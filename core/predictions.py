@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+MODEL_TYPE = "ECM-2RC"
+"""What the twin runs (core.battery.ecm): two RC pairs, one on voltage and one on the surface state of charge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,8 @@ class Prediction:
     """One-way energy efficiency (0-1) of the step, in the direction of its power; at rest that of a small current."""
     degradation: dict[str, float] = field(default_factory=dict)
     """capacity_fade_percent, resistance_growth_percent, cycle_life_consumed, calendar_life_consumed."""
-    model_type: str = "ECM-1RC"
+    model_type: str = MODEL_TYPE
+    """What computed it: a label says what ran."""
     calibration_date: datetime | None = None
     calibration_score: float | None = None
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -18,11 +18,9 @@ from core.calibration import NOMINAL, Calibration
 from core.devices import Chemistry, DeviceConfig, PackState
 from core.errors import InputError
 from core.pack import circuit_resistance_ohm, ecm_parameters, elements
-from core.predictions import Prediction
+from core.predictions import MODEL_TYPE, Prediction
 
 FloatArray = NDArray[np.float64]
-MODEL_TYPE = "ECM-2RC"
-"""Two RC pairs, one on voltage and one on the surface state of charge (core.battery.ecm)."""
 REST_C_RATE_PER_H = 0.2
 """At rest the efficiency written is that of this small current, since a ratio of zero to zero is none."""
 

@@ -34,11 +34,14 @@ from stores.postgres.calibrations import calibrations_in_force
 from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.series import read_series
+from stores.postgres.series_rows import series_rows
 
 FloatArray = NDArray[np.float64]
 log = structlog.get_logger()
 
 FAILURES: tuple[type[Exception], ...] = (InputError, *STORE_FAILURES)
+NEAR_AMBIENT = timedelta(days=2)
+"""How far a single known ambient temperature may lie from the profile's start to stand for it."""
 BATCH = 2000
 """Devices predicted and written together: bounds the memory of a round."""
 SETTLE_WALL_S = 5.0
@@ -66,6 +69,8 @@ class TwinRound:
     predictions: list[Prediction]
     left_out: Mapping[str, str]
     """Devices that were not predicted, and why."""
+    ambient: str = ""
+    """Where the ambient temperature is from."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage."""
 
@@ -78,6 +83,7 @@ def predict_site(
     The profile starts at the first grid point not before `at`, and so does its initial state: the measured one, carried
     there by the circuit at the power that was measured (`parameters.carried_s` of the document says over how long). What
     the plan says applies from that point on. Devices whose telemetry is not fit for it are left out, logged and counted.
+    Without a forecast of ambient temperature the round goes on with the next best one (`_ambient`), and says so.
     `present` tells the plant's time after reading (`at` without it): telemetry stamped well after that is a wrong clock.
     """
     watch = _Stopwatch()
@@ -90,7 +96,7 @@ def predict_site(
     read_at = at if present is None else max(at, present())
     calibrations, unusable = calibrations_in_force(stores.pg, ids, at=at)
     plans = planned_power(last_decision(stores.pg, options.site_id))
-    ambient_c = _ambient(stores, options, start, steps)
+    ambient_c, ambient = _ambient(stores, options, start, steps)
     watch.lap("read")
     left_out: dict[str, str] = {}
     usable: list[DeviceConfig] = []
@@ -106,7 +112,7 @@ def predict_site(
     written: list[Prediction] = []
     for begin in range(0, len(usable), BATCH):
         batch = usable[begin : begin + BATCH]
-        inputs = _Inputs(options, start, steps, ambient_c, states, calibrations, plans)
+        inputs = _Inputs(options, start, steps, ambient_c, ambient, states, calibrations, plans)
         made = _predict_batch(inputs, batch, left_out)
         watch.lap("predict")
         write_predictions(stores.mongo, made)
@@ -114,7 +120,7 @@ def predict_site(
         written += made
     for device_id, why in left_out.items():
         log.warning("twin_left_out", device_id=device_id, why=why)
-    return TwinRound(start=start, predictions=written, left_out=left_out, seconds=watch.seconds)
+    return TwinRound(start=start, predictions=written, left_out=left_out, ambient=ambient, seconds=watch.seconds)
 
 
 class _Stopwatch:
@@ -136,7 +142,9 @@ class _Inputs:
     options: TwinOptions
     start: datetime
     steps: int
-    ambient_c: FloatArray
+    ambient_c: FloatArray | None
+    """(N,); None: nothing is known of it, and each device's own temperature stands for it."""
+    ambient: str
     states: Mapping[str, PackState]
     calibrations: Mapping[str, Calibration]
     plans: Mapping[str, PlannedPower]
@@ -167,15 +175,21 @@ def _predictions(inputs: _Inputs, devices: Sequence[DeviceConfig]) -> list[Predi
     options = inputs.options
     states = [inputs.states[device.device_id] for device in devices]
     known = [inputs.calibrations.get(device.device_id) for device in devices]
-    carried = carry_many(devices, states, known, inputs.start, ambient_c=float(inputs.ambient_c[0]))
     power_w = np.stack([_planned(inputs, device) for device in devices])
-    made = predict_many(
-        devices, carried, power_w, dt_s=options.dt_s, start=inputs.start, ambient_c=inputs.ambient_c, calibrations=known
-    )
+    if inputs.ambient_c is None:
+        ambient_c = np.repeat([[state.temperature_c] for state in states], inputs.steps, axis=1)
+    else:
+        ambient_c = np.broadcast_to(inputs.ambient_c, power_w.shape)
+    carried = carry_many(devices, states, known, inputs.start, ambient_c=ambient_c[:, 0])
+    made = predict_many(devices, carried, power_w, dt_s=options.dt_s, start=inputs.start, ambient_c=ambient_c, calibrations=known)
     return [
         replace(
             prediction,
-            parameters={**prediction.parameters, "carried_s": (inputs.start - state.measured_at).total_seconds()},
+            parameters={
+                **prediction.parameters,
+                "carried_s": (inputs.start - state.measured_at).total_seconds(),
+                "ambient": inputs.ambient,
+            },
         )
         for prediction, state in zip(made, states, strict=True)
     ]
@@ -197,13 +211,15 @@ def carry_many(
     calibrations: Sequence[Calibration | None],
     to: datetime,
     *,
-    ambient_c: float,
+    ambient_c: float | FloatArray,
 ) -> list[PackState]:
     """Each state at `to`, where that is later than it was measured, when the pack goes on as it did; whole seconds.
+    `ambient_c`: one for all, or one a device.
 
     Resistance stays as measured. Raises InputError when a state is not usable.
     """
     ahead_s = np.rint([max(0.0, (to - state.measured_at).total_seconds()) for state in states])
+    around_c = np.broadcast_to(np.asarray(ambient_c, dtype=np.float64), (len(states),))
     result = list(states)
     for span_s in np.unique(ahead_s[ahead_s > 0]):  # devices report at the same few moments: few groups
         rows = np.flatnonzero(ahead_s == span_s).tolist()
@@ -214,7 +230,7 @@ def carry_many(
             np.array([state.soc_pct / 100.0 for state in group]),
             np.array([state.temperature_c for state in group]),
             np.array([[state.power_w] for state in group]),
-            np.full((len(rows), 1), ambient_c),
+            around_c[rows][:, None],
             float(span_s),
         )
         for i, end in zip(rows, made[:, -1], strict=True):
@@ -222,12 +238,32 @@ def carry_many(
     return result
 
 
-def _ambient(stores: Stores, options: TwinOptions, start: datetime, steps: int) -> np.ndarray:
-    """Ambient forecast over the profile, yesterday's values where it ends."""
+def _ambient(stores: Stores, options: TwinOptions, start: datetime, steps: int) -> tuple[FloatArray | None, str]:
+    """Ambient over the profile, (N,), and where it is from: the site's forecast, continued by yesterday's values where it ends;
+    the known value that lies nearest, held; or None: each pack's own temperature then stands for it, and it neither cools nor
+    warms but by its own losses. A site without a thermometer must not cost it its predictions.
+    """
+    try:
+        return _forecast_ambient(stores, options, start, steps), AMBIENT
+    except InputError as error:
+        why = str(error)
+    rows = series_rows(stores.pg, options.site_id, AMBIENT, start - NEAR_AMBIENT, start + NEAR_AMBIENT, known_at=start)
+    if rows:
+        nearest = min(rows, key=lambda row: abs(row.starts_at - start))
+        source = f"{AMBIENT} of {nearest.starts_at.isoformat()}, held"
+        ambient_c: FloatArray | None = np.full(steps, nearest.value)
+    else:
+        ambient_c, source = None, "the pack's own temperature"
+    log.warning("twin_ambient_missing", site_id=options.site_id, why=why, instead=source)
+    return ambient_c, f"{source} ({why})"
+
+
+def _forecast_ambient(stores: Stores, options: TwinOptions, start: datetime, steps: int) -> FloatArray:
+    """Ambient forecast over the profile, yesterday's values where it ends. Raises InputError when neither reaches."""
     end = start + timedelta(seconds=steps * options.dt_s)
     series = read_series(stores.pg, options.site_id, AMBIENT, start - timedelta(days=1), end, known_at=start)
-    steps_known = int(min((series.end - start).total_seconds(), steps * options.dt_s) // options.dt_s)
-    known = series.window(start, steps_known, options.dt_s)
+    steps_known = max(0, int(min((series.end - start).total_seconds(), steps * options.dt_s) // options.dt_s))
+    known = series.window(start, steps_known, options.dt_s) if steps_known else np.empty(0)
     if steps_known == steps:
         return known
     per_day = round(86_400 / options.dt_s)

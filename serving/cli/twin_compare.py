@@ -25,7 +25,7 @@ def compare(
     chemistry: Chemistry = typer.Option(Chemistry.NMC, "--chemistry", help="LFP, NMC, LCO or NCA.", case_sensitive=False),
     days: int = typer.Option(len(UNSEEN_DAYS), "--days", min=1, max=len(UNSEEN_DAYS), help="How many of the unseen days."),
     soh_pct: float = typer.Option(100.0, "--soh", help="Health of the reference cell; the fit is of a new one."),
-    out: Path | None = typer.Option(None, "--plot", help="Where the picture goes [default: twin_CHEMISTRY.png]."),
+    out: Path | None = typer.Option(None, "--plot", help="Where the picture goes; twin_CHEMISTRY.png when not given."),
     compiled: bool = typer.Option(True, help="Compile the DFN (needs a C compiler; pays off from the second day on)."),
 ) -> None:
     """Compare the fitted circuit with the DFN on unseen days; fails when it is not within the acceptance figures."""

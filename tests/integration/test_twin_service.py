@@ -15,7 +15,7 @@ from core.decisions import Decision, Reason, SetPoint
 from core.errors import InputError
 from core.pack import Pack
 from core.series import Series
-from core.twin import predict
+from core.twin import MODEL_TYPE, predict
 from serving.calibration import CalibrateOptions, calibrate_site
 from serving.dispatch.inputs import AMBIENT, LOAD_FORECAST, PRICE, PV_FORECAST, Freshness, gather
 from serving.dispatch.tick import SiteDispatcher, TickOptions
@@ -102,7 +102,7 @@ def test_a_document_a_device_exactly_as_the_contract_has_it(stores, devices):
             "capacity_fade_percent", "resistance_growth_percent", "cycle_life_consumed", "calendar_life_consumed",
         }  # fmt: skip
         meta = document["model_metadata"]
-        assert meta["model_type"].startswith("ECM-")
+        assert meta["model_type"] == MODEL_TYPE == "ECM-2RC"
         assert (meta["calibration_date"], meta["calibration_score"]) == (None, None)
         assert meta["parameters"]["carried_s"] == pytest.approx(320.0)
         # One step into the plan; beyond its end the pack rests.
@@ -341,3 +341,24 @@ def test_a_pack_whose_calibration_scores_low_rests_and_the_record_says_why(store
     assert result.decision.source == "mpc-24h"
     resting = {point.device_id: point for point in result.decision.set_points}["pack-lco"]
     assert (resting.power_w, "its calibration scores 0.20" in resting.detail) == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "source"),
+    [
+        ("starts_at < %(now)s - interval '3 days'", "the pack's own temperature ("),
+        ("starts_at < %(now)s + interval '1 hour' AND starts_at >= %(now)s - interval '5 hours'", "ambient_c of "),
+        ("extract(hour FROM starts_at) <> 20", "ambient_c of "),
+        ("true", "ambient_c"),
+    ],
+    ids=["nothing near", "a few hours", "a gap", "all of it"],
+)
+def test_without_a_forecast_of_ambient_the_round_goes_on_and_says_with_what(stores, devices, kept, source):
+    stores.pg.execute(f"DELETE FROM optimizer.site_series WHERE NOT ({kept})", {"now": NOW})
+    publish_all(stores, devices, power_w=2000.0)
+    made = predict_site(stores, OPTIONS, AT)
+    assert (len(made.predictions), made.left_out) == (len(devices), {})
+    assert made.ambient.startswith(source)
+    for prediction in latest_predictions(stores.mongo, list(devices)).values():
+        assert prediction.parameters["ambient"] == made.ambient
+        assert abs(prediction.temperature_profile_c[-1] - 20.0) < 10.0
