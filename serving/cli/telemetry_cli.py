@@ -28,7 +28,11 @@ console = Console()
 @telemetry_app.command("import")
 def import_(
     file: Path = typer.Argument(..., help="JSON lines or CSV (by .csv in its name), plain or gzipped."),
-    replace: bool = typer.Option(False, "--replace", help="A different document for a stored moment replaces it."),
+    replace: bool = typer.Option(
+        False,
+        "--replace",
+        help="A different document for a stored moment replaces it in telemetry_data (not in telemetry_ts, see the docs).",
+    ),
     soc_is_percent: bool = typer.Option(
         False, "--soc-is-percent", help="A state of charge that never exceeds 1 is percent all the same."
     ),
@@ -57,6 +61,12 @@ def import_(
     for reason, count in sorted(result.set_aside.items()):
         table.add_row(f"set aside: {reason}", f"{count:,}", result.examples[reason])
     console.print(table)
+    if result.series_old:
+        console.print(
+            f"{result.series_old:,} replaced documents keep their old values in telemetry_ts, which MongoDB cannot change; "
+            "telemetry_data, metrics and status have the new ones",
+            soft_wrap=True,
+        )
     if result.resting_near_zero:
         names = ", ".join(result.resting_near_zero[:5])
         console.print(

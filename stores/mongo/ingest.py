@@ -53,6 +53,9 @@ class IngestResult:
     unchanged: int = 0
     """Already there, the same."""
     replaced: int = 0
+    series_old: int = 0
+    """Of the replaced ones, those whose values in telemetry_ts are now another: a time-series collection of MongoDB 6 can neither
+    be updated nor deleted from by time, so that the first content stays there until it expires."""
     set_aside: Counter[str] = field(default_factory=Counter)
     """Reason -> documents."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -210,6 +213,7 @@ class Ingest:
                     self._repeated(made, line, same=old == made)
                 else:
                     replacements.append(ReplaceOne({"_id": key}, made))
+                    self.result.series_old += series_document(old) != series_document(made)
             if replacements:
                 self.result.replaced += self.db["telemetry_data"].bulk_write(replacements, ordered=False).modified_count
 

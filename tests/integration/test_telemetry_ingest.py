@@ -84,7 +84,11 @@ def test_another_content_for_a_stored_moment_is_a_conflict_or_replaces(mongo_db,
     (kept,) = mongo_db[REJECTED].find()
     assert json.loads(kept["document"])["measurements"]["soc"] == 51.0
     replaced = ingest(mongo_db, [other], replace=True)
-    assert (replaced.replaced, replaced.set_aside.total()) == (1, 0)
+    assert (replaced.replaced, replaced.series_old, replaced.set_aside.total()) == (1, 1, 0)
+    assert mongo_db["telemetry_ts"].find_one()["soc"] == 50.0, "a time series cannot be changed: the result says so"
+    same_series = other | {"safety": {"alarm_flags": ["late_word"]}}
+    assert ingest(mongo_db, [same_series], replace=True).series_old == 0
+    assert ingest(mongo_db, [other], replace=True).replaced == 1
     assert mongo_db["telemetry_data"].find_one()["measurements"]["soc"] == 51.0
     assert ingest(mongo_db, [one, other], replace=True).replaced == 0
 
