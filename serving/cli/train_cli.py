@@ -93,6 +93,9 @@ def tune(
             bars.update(shown[number], completed=step.step)
             if step.score is not None:
                 bars.update(shown[number], said=_scored(step.best, step.score))
+                if not console.is_terminal:
+                    said = _scored(step.best, step.score)
+                    console.print(f"trial {number}: {step.step} of {step.steps} steps, {said}", soft_wrap=True)
 
         found = search(read, folder, trials, folders=_folders(), told=told, stop=stop.is_set)
     console.print(f"{found.trials} trials finished, {found.pruned} of them ended early; study: {folder / 'study.db'}")

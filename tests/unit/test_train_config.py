@@ -1,6 +1,8 @@
 """Training configs: what is wrong is named with its line, or its override, before anything is trained."""
 
 import itertools
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_cases import config_text, write_prices
 
 from core.errors import InputError
+from policies.learned.artefact import read_artefact
 from serving.cli import main
 from training.config_file import parse_config
 from training.rl_data import read_data, with_files
@@ -179,3 +182,49 @@ def test_without_the_extra_the_command_says_which_one(refused, tmp_path, monkeyp
     file.write_text(config_text(write_prices(tmp_path / "prices.csv")))
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "torch" else object())
     assert "pulsebms-optimizer[train]" in refused("train", str(file))
+
+
+VALUE = """\
+algorithm: energy_value
+name: tiny-value
+information: published
+data: {{path: {path}, price_column: eur_per_kwh, eur_per_kwh: 1.0}}
+split: {{train_from: 2020-11-10, validate_from: 2021-01-01, validate_until: 2021-02-08}}
+plant: {{charge_steps: 3}}
+fit: {{hidden: [8], iterations: 60, checkpoint_every: 30}}
+"""
+
+
+def test_the_energy_value_network_trains_from_its_file(monkeypatch, capfd, tmp_path):
+    file = tmp_path / "value.yaml"
+    file.write_text(VALUE.format(path=write_prices(tmp_path / "prices.csv")))
+    monkeypatch.setenv("PULSEBMS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sys, "argv", ["pulsebms", "train", str(file), "--set", "fit.iterations=90"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    structlog.reset_defaults()
+    out, err = capfd.readouterr()
+    assert ended.value.code == 0, out + err
+    folder = tmp_path / "data" / "runs" / "tiny-value"
+    said = read_artefact(folder / "artefact").metadata
+    assert said.kind == "energy_value"
+    assert said.training["config"]["fit"]["iterations"] == 90
+    assert json.loads((folder / "run.json").read_text())["data_sha256"] == said.training["data_sha256"]
+    assert parse_config((folder / "config.yaml").read_text(), "config.yaml").config.fit.iterations == 90
+
+
+def test_an_energy_value_config_is_checked_the_same_way(tmp_path):
+    text = VALUE.format(path="prices.csv")
+    with pytest.raises(InputError, match=rf"value\.yaml:{line_of(text, 'fit:')}: fit\.iteration.*did you mean 'iterations'"):
+        parse_config(text.replace("iterations: 60", "iteration: 60"), "value.yaml")
+    leaks = text.replace("validate_from: 2021-01-01", "validate_from: 2020-11-01")
+    with pytest.raises(InputError, match=rf"value\.yaml:{line_of(text, 'split:')}: split.*must rise"):
+        parse_config(leaks, "value.yaml")
+
+
+def test_the_command_line_starts_without_training_and_without_torch():
+    """A site controller has neither: nothing of them is imported before `train` is asked for."""
+    heavy = "{'torch', 'training', 'optuna', 'stable_baselines3'}"
+    code = f"import sys, serving.cli.app; print(sorted({{name.partition('.')[0] for name in sys.modules}} & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
