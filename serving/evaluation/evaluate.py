@@ -16,7 +16,7 @@ from serving.evaluation.baselines import Contender
 from serving.evaluation.config import BASELINES, EvaluationConfig, PolicyConfig
 from serving.evaluation.job import Job, ResultCache, code_sha256
 from serving.evaluation.life import lives_of
-from serving.evaluation.pool import Pool
+from serving.evaluation.pool import FIRST_S, Pool
 from serving.evaluation.results import BEST, IDLE, MPC, summarise
 from serving.evaluation.score import Block
 
@@ -36,6 +36,8 @@ class Evaluation:
     contenders: tuple[Contender, ...]
     results: dict[tuple[str, Block], dict[str, Any]] = field(default_factory=dict)
     from_cache: int = 0
+    first_s: float = FIRST_S
+    """What a first decision may take beyond the deadline."""
 
     @property
     def names(self) -> list[str]:
@@ -99,7 +101,7 @@ class Evaluation:
             if count % 50 == 0:
                 told(done, len(jobs), sum(steps.values()))
 
-        Pool(workers, self.config.decision_deadline_s).run(open_jobs, finished, stepped)
+        Pool(workers, self.config.decision_deadline_s, self.first_s).run(open_jobs, finished, stepped)
 
     def document(self) -> dict[str, Any]:
         """What the evaluation says; JSON-ready."""

@@ -24,7 +24,9 @@ from serving.logs import configure_logging
 
 PR_SET_PDEATHSIG = 1
 BUILD_S = 600.0
-"""A process may take so long before its first decision: PyBaMM compiles its models once."""
+"""A process may take so long to build its packs: PyBaMM compiles its models once ..."""
+FIRST_S = 300.0
+"""... and so much longer for its first decision: kernels are compiled once, too."""
 LOOK_S = 0.2
 Done = Callable[[int, dict[str, Any]], object]
 Step = Callable[[int, int], object]
@@ -56,8 +58,8 @@ class _Worker:
     pipe: Connection
     index: int = -1
     heard_s: float = 0.0
-    steps: int = 0
-    began: bool = False
+    steps: int = -1
+    """Decided so far; -1 while the packs are built."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Pool:
 
     workers: int
     deadline_s: float
+    first_s: float = FIRST_S
     build_s: float = BUILD_S
     _live: list[_Worker] = field(default_factory=list)
 
@@ -97,7 +100,7 @@ class Pool:
                     return
                 free = _start()
                 self._live.append(free)
-            free.index, free.steps, free.began, free.heard_s = waiting.pop(), 0, False, time.monotonic()
+            free.index, free.steps, free.heard_s = waiting.pop(), -1, time.monotonic()
             free.pipe.send(jobs[free.index])
 
     def _hear(self, worker: _Worker, on_done: Done, on_step: Step) -> None:
@@ -106,9 +109,9 @@ class Pool:
         except (EOFError, OSError):
             self._failed(worker, on_done, "its process ended: out of memory, or a crash in native code")
             return
-        worker.heard_s, worker.began = time.monotonic(), True
+        worker.heard_s = time.monotonic()
         if kind == "step":
-            worker.steps += 1
+            worker.steps = max(worker.steps, int(content))
             on_step(worker.index, worker.steps)
             return
         index, worker.index = worker.index, -1
@@ -116,7 +119,8 @@ class Pool:
 
     def _overdue(self, on_done: Done) -> None:
         for worker in list(self._live):
-            allowed = self.deadline_s if worker.began else self.build_s + self.deadline_s
+            first = self.build_s if worker.steps < 0 else self.first_s if worker.steps == 0 else 0.0
+            allowed = self.deadline_s + first
             if worker.index >= 0 and time.monotonic() - worker.heard_s > allowed and not worker.pipe.poll():
                 self._failed(worker, on_done, f"no decision within {allowed:g} s")
 

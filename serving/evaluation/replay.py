@@ -83,6 +83,7 @@ def replay(
     rule, hold = ThresholdRule(), Hold()
     peak_w = 0.0
     _note(trace, 0, packs)
+    progress(0)
     for k in range(count):
         row = world.first + k
         observation = observe(world, row, packs, trace, faults, last, peak_w)
