@@ -160,6 +160,8 @@ class EvaluationConfig(ConfigModel):
     """A policy that takes longer for one decision is ended and marked."""
     level: Annotated[Number, Field(ge=0.5, lt=1.0)] = 0.95
     resamples: Annotated[Whole, Field(ge=100, le=100_000)] = 4000
+    naive: Name = "one_cycle"
+    """The schedule that life is compared with: a policy or baseline of this evaluation."""
     life_years: tuple[Annotated[Whole, Field(ge=1, le=30)], ...] = (1, 5, 10)
 
     @model_validator(mode="after")
@@ -167,6 +169,8 @@ class EvaluationConfig(ConfigModel):
         for kind, names in (("scenario", [s.name for s in self.scenarios]), ("policy", [p.name for p in self.policies])):
             if len(set(names)) != len(names):
                 raise ValueError(f"each {kind} name once")
+        if self.naive not in {*BASELINES, *(p.name for p in self.policies)}:
+            raise ValueError(f"naive ({self.naive}) is neither a policy of the file nor a baseline")
         taken = sorted({p.name for p in self.policies} & set(BASELINES))
         if taken:
             raise ValueError(f"{taken[0]} is the name of a baseline")

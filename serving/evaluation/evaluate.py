@@ -107,7 +107,7 @@ class Evaluation:
         """What the evaluation says; JSON-ready."""
         found = summarise(self.config, self.results, self.names, code_sha256())
         found["life"] = {
-            scenario.name: lives_of(self.config.life_years, self.results, self.names, scenario.name)
+            scenario.name: lives_of(self.config.life_years, self.results, self.names, scenario.name, self.config.naive)
             for scenario in self.config.scenarios
         }
         return found

@@ -24,7 +24,6 @@ FloatArray = NDArray[np.float64]
 YEAR_D, LONGEST_YEARS = 365, 30
 END_OF_LIFE_PCT = 20.0
 """Capacity that a pack may lose, percent of new, counted from where the replay found it."""
-NAIVE = "one_cycle"
 MORE_LIFE, LESS_PROFIT = 0.25, 0.05
 """The target: so much more life than the naive schedule for at most so much less profit."""
 
@@ -76,7 +75,11 @@ def _capacity_path(results: Sequence[Mapping[str, Any]], p: int, chemistry: Chem
 
 
 def lives_of(
-    config_years: Sequence[int], results: Mapping[tuple[str, Any], Mapping[str, Any]], policies: Sequence[str], scenario: str
+    config_years: Sequence[int],
+    results: Mapping[tuple[str, Any], Mapping[str, Any]],
+    policies: Sequence[str],
+    scenario: str,
+    naive: str,
 ) -> dict[str, Any]:
     """Every policy of a scenario, the Pareto front of money against life, and whether the target is met."""
     found: dict[str, Any] = {}
@@ -90,7 +93,7 @@ def lives_of(
         if kept:
             found[policy] = live(kept, config_years)
     front = pareto({name: (item["profit_eur_per_year"], item["life_years"]) for name, item in found.items()})
-    return {"policies": found, "pareto": front, "target": target(found)}
+    return {"policies": found, "pareto": front, "target": target(found, naive)}
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -102,9 +105,9 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return sorted(kept, key=lambda name: (-points[name][0], -points[name][1], name))
 
 
-def target(lives: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+def target(lives: Mapping[str, Mapping[str, Any]], schedule: str) -> dict[str, Any] | None:
     """Who lives MORE_LIFE longer than the naive schedule on at least 1 - LESS_PROFIT of its profit; None without the schedule."""
-    naive = lives.get(NAIVE)
+    naive = lives.get(schedule)
     if naive is None:
         return None
     rows = {
@@ -113,11 +116,11 @@ def target(lives: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
             "profit_share": item["profit_eur_per_year"] / naive["profit_eur_per_year"] if naive["profit_eur_per_year"] else None,
         }
         for name, item in lives.items()
-        if name != NAIVE
+        if name != schedule
     }
     met = sorted(
         name for name, row in rows.items()
         if row["more_life"] >= MORE_LIFE and row["profit_share"] is not None and row["profit_share"] >= 1.0 - LESS_PROFIT
         and name not in ("perfect_foresight", "idle")
     )  # fmt: skip
-    return {"naive": NAIVE, "more_life": MORE_LIFE, "less_profit": LESS_PROFIT, "met_by": met, "policies": rows}
+    return {"naive": schedule, "more_life": MORE_LIFE, "less_profit": LESS_PROFIT, "met_by": met, "policies": rows}
