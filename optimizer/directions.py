@@ -23,11 +23,15 @@ from optimizer.hull import hull_rows
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-MILP_TIME_S = 2.0
+MILP_NODES = 2_000
+"""Nodes of a search: what ends it is counted, so that the same problem ends alike on any machine."""
+MILP_TIME_S = 60.0
+"""A guard, far above what that many nodes take; a search that it ends says so (`Choice.out_of_time`)."""
 HIGHS_OPTIONS: Mapping[str, bool | int | float] = {
     "output_flag": False,
     "mip_rel_gap": 1e-7,
     "time_limit": MILP_TIME_S,
+    "mip_max_nodes": MILP_NODES,
     "threads": 1,
     # The root's bound is close already: heuristics, restarts and symmetry cost more than they bring (halved in measurements).
     "mip_detect_symmetry": False,
@@ -55,11 +59,13 @@ class Choice:
     x: FloatArray
     bound_eur: float
     finished: bool
-    """Whether the search ended by itself, not by its time limit."""
+    """Whether the search ended by itself, not by a limit."""
+    out_of_time: bool = False
+    """Whether the guard of wall time ended it: the only end that is not repeatable."""
 
 
 def choose(qp: SiteQP, a: IntArray, b: IntArray, points: list[FloatArray]) -> Choice | None:
-    """Directions for the pairs of columns (a, b), given the points seen so far; None when HiGHS has no answer in time."""
+    """Directions for the pairs of columns (a, b), given the points seen so far; None when HiGHS ends without an answer."""
     m, n = len(a), qp.size
     curved = np.flatnonzero(qp.p > 0)
     width = n + m + len(curved)  # x, binaries, one bound on each quadratic term
@@ -98,8 +104,9 @@ def choose(qp: SiteQP, a: IntArray, b: IntArray, points: list[FloatArray]) -> Ch
     if info.primal_solution_status != FEASIBLE:
         return None
     x = np.array(highs.getSolution().col_value)
-    finished = highs.getModelStatus() == highspy.HighsModelStatus.kOptimal
-    return Choice(x[n : n + m] > 0.5, x[:n], float(info.mip_dual_bound) + qp.constant, finished)
+    status = highs.getModelStatus()
+    finished, late = status == highspy.HighsModelStatus.kOptimal, status == highspy.HighsModelStatus.kTimeLimit
+    return Choice(x[n : n + m] > 0.5, x[:n], float(info.mip_dual_bound) + qp.constant, finished, late)
 
 
 def _inequalities(

@@ -46,6 +46,8 @@ class Exclusive:
     """Whether the relaxation was exclusive by itself."""
     gap_eur: float
     """How much better the best exclusive plan might at most be; 0 to GAP unless the search was cut off."""
+    out_of_time: bool = False
+    """Whether wall time cut the search off (directions.MILP_TIME_S); a count of nodes, which is repeatable, else does."""
 
 
 def pairs(qp: SiteQP) -> tuple[IntArray, IntArray]:
@@ -84,6 +86,7 @@ def enforce(qp: SiteQP, solve: Solve, relaxed: RawSolution) -> Exclusive:
         if choice is None:
             break
         search.lower = max(search.lower, choice.bound_eur)
+        search.out_of_time |= choice.out_of_time
         fixed = _solve_fixed(qp, solve, dict(zip(active.tolist(), choice.directions.tolist(), strict=True)))
         points += [choice.x, fixed.x]
         more = search.add(qp, fixed)
@@ -102,6 +105,7 @@ class _Search:
     lower: float
     best: RawSolution | None = None
     value: float = np.inf
+    out_of_time: bool = False
 
     def add(self, qp: SiteQP, found: RawSolution) -> IntArray:
         """Take a solution as the best if it is; returns the pairs in which it flows both ways, and then it is not."""
@@ -116,7 +120,7 @@ class _Search:
     def result(self, qp: SiteQP) -> Exclusive:
         if self.best is None:
             raise SolverError("no plan without simultaneous flows was found")
-        return Exclusive(self.best, False, max(0.0, self.value - self.lower))
+        return Exclusive(self.best, False, max(0.0, self.value - self.lower), self.out_of_time)
 
 
 def thresholds(qp: SiteQP) -> FloatArray:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError, SolverError
 from optimizer.assembly import SiteQP, shape_of
+from optimizer.directions import MILP_TIME_S
 from optimizer.exclusivity import Exclusive, Solve, enforce
 from optimizer.plan import DevicePlan, Plan
 from optimizer.problem import SiteProblem
@@ -169,6 +170,8 @@ class MpcSolver:
         if not exclusive.tight:
             self.fallback_counts["exclusivity"] += 1
         notes = list(failures)
+        if exclusive.out_of_time:
+            notes.append(f"the search for directions was ended by its guard of {MILP_TIME_S:g} s: another run may differ")
         if exclusive.gap_eur > REPORTED_GAP * max(1.0, abs(qp.objective(solution.x))):
             notes.append(f"directions at most {exclusive.gap_eur:.2g} EUR from the best")
         return self._accept(problem, net, curtail, solution, notes, began_s)

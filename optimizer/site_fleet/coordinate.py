@@ -8,9 +8,9 @@ starting points that outlive a solve (warm).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,12 @@ class Settings:
     near: float = 3e-3
     """Residual from which `last_steps` are taken: before, devices that settle at a price make it swing."""
     lost: float = 0.05
-    """Residual that says, at the last barrier parameter, that the path is lost: it is taken up again at `again_mu`."""
+    """Residual that says, at the last barrier parameter, that the path is lost: it is taken up again at the point that was
+    kept for the next solve, or where there is none at `again_mu`."""
     again_mu: float = 1e-3
+    careful_shrink: float = 0.5
+    careful_near: float = 2e-4
+    """From there on `shrink` and `near` are these: what was lost once went too fast."""
     patience: int = 10
     """Sweeps at the last barrier parameter after which a residual below `close` is enough: the gap judges what is left."""
     close: float = 4e-4
@@ -70,6 +74,8 @@ class Outcome:
     mu: float
     residual: float
     slack: bool
+    limits: Mapping[str, FloatArray] = field(default_factory=dict)
+    """Shadow prices of the meter's limits, EUR/kW, (N,) each."""
     restarts: int = 0
     sweep_s: float = 0.0
     meter_s: float = 0.0
@@ -126,7 +132,7 @@ def coordinate(
             slowest=_slowest(settings, mu, at_last),
         )
         outcome.price_eur_per_kwh, outcome.fleet_kw, outcome.curtail_kw = met.price_eur_per_kwh, answer.net_kw, met.curtail_kw
-        outcome.mu, outcome.slack = mu, met.slack
+        outcome.mu, outcome.slack, outcome.limits = mu, met.slack, met.limits
         outcome.residual = float(np.abs(answer.net_kw - met.fleet_kw).max()) / unit_kw
         prediction = float(np.abs(answer.predicted_kw - answer.net_kw).max()) / unit_kw
         outcome.trace.append((mu, outcome.residual, prediction, answer.mean_step))
@@ -142,7 +148,16 @@ def coordinate(
         if at_last >= settings.patience and outcome.residual < settings.close:
             break
         if last and outcome.residual > settings.lost:
-            mu = settings.again_mu
+            settings = replace(settings, shrink=max(settings.shrink, settings.careful_shrink), near=settings.careful_near)
+            if outcome.kept_price is None:
+                mu = settings.again_mu
+                continue
+            # Devices that settled fully where they are now are nearly without an answer: back to the point that was central.
+            iterate.restore()
+            mu = iterate.kept_mu
+            next_mu = max(mu * settings.shrink, settings.last_mu)
+            outcome.price_eur_per_kwh = outcome.kept_price
+            answer = run(outcome.kept_price, newton_steps=1, slowest=0.0)
         elif answer.mean_step > settings.follow:
             mu = next_mu
     return outcome

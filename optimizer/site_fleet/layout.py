@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.fleet import PROFILES, SCALARS, FleetData
-from optimizer.problem import SoftCosts
+from optimizer.problem import STIFFER, SoftCosts
 from optimizer.site_fleet.compiled import kept_on_disk
+from optimizer.structured.packing import FleetArrays
+from optimizer.structured.rooms import never_broken
 
 FloatArray = NDArray[np.float64]
 LANES = 8
@@ -72,8 +74,14 @@ class Blocks:
         return self.constants[:, WEIGHT, :]
 
 
-def pack(fleet: FleetData, dt_s: float, soft: SoftCosts, old: Blocks | None = None) -> Blocks:
-    """Fill blocks from a fleet; `old` of the same shape is filled again instead of new memory."""
+def pack(
+    fleet: FleetData, dt_s: float, soft: SoftCosts, old: Blocks | None = None, stiff: NDArray[np.bool_] | None = None
+) -> Blocks:
+    """Fill blocks from a fleet; `old` of the same shape is filled again instead of new memory.
+
+    `stiff` (B,): devices whose limits cost STIFFER times as much to break, as far as the device need never break them. The
+    objective of plans that keep them is the same.
+    """
     steps, count = fleet.steps, fleet.count
     nb = (count + LANES - 1) // LANES
     if old is None or (old.steps, old.count) != (steps, count):
@@ -92,6 +100,9 @@ def pack(fleet: FleetData, dt_s: float, soft: SoftCosts, old: Blocks | None = No
         c["wear_quadratic"], c["move_weight"], c["soc_stress_eur_per_h"], c["terminal_energy_wh"],
         beyond_taper(fleet),
     )  # fmt: skip
+    if stiff is not None and stiff.any():
+        arrays = FleetArrays(*[columns[name] for name in SCALARS + PROFILES])
+        _stiffen(old.constants, arrays, stiff, STIFFER)
     _pack_stages(
         old.data, dt_s / 3600.0, units, c["energy_wh"], c["capacity_wh"], c["energy_min_wh"], c["energy_max_wh"], c["leak_wh"],
         c["temperature_c"], c["temperature_a"], c["temperature_min_c"], c["voltage_min_v"], c["voltage_max_v"],
@@ -153,6 +164,17 @@ def _pack_constants(
         k[TARGET_COST, lane] = costs[7] * p * money
         k[RELIEF, lane] = relief[i]
         k[WEIGHT, lane] = p if j < count else 0.0
+
+
+@kept_on_disk
+def _stiffen(constants, p, stiff, factor):
+    for i in range(len(stiff)):
+        if stiff[i]:
+            energy, heat, volts, depth = never_broken(p, i)
+            k, lane = constants[i // LANES], i % LANES
+            for cost, never in ((E_COST, energy), (T_COST, heat), (V_COST, volts), (DEPTH_COST, depth)):
+                if never:
+                    k[cost, lane] *= factor
 
 
 @kept_on_disk

@@ -9,6 +9,7 @@ holding them would cost more than their slack does, the slack comes in. Not here
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,8 @@ class MeterAnswer:
     curtail_kw: FloatArray
     slack: bool
     """Whether a limit of the meter had to give way."""
+    limits: Mapping[str, FloatArray]
+    """Shadow prices of the meter's limits (`grid_import`, `grid_export`, `peak`), (N,), EUR per kW more during the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +176,19 @@ class Meter:
             fleet_kw=predicted_kw + unit_kw * (factor @ x[at["y"]]),
             curtail_kw=unit_kw * x[at["u"]] if curtailed else np.zeros(n),
             slack=slack,
+            limits=self._limit_prices(np.array(solver.result.z_u), np.array(solver.result.z_bu), at, slack=slack),
         )
         finite = np.isfinite(answer.price_eur_per_kwh).all() and np.isfinite(answer.fleet_kw).all()
         return answer if finite else None
+
+    def _limit_prices(
+        self, of_rows: FloatArray, of_bounds: FloatArray, at: Mapping[str, slice], *, slack: bool
+    ) -> dict[str, FloatArray]:
+        """From the multipliers of the QP: rows are those of the peak, then of limits with slack; else limits are bounds."""
+        rows, above = self.dt_h * of_rows.reshape(-1, self.steps), self.dt_h * of_bounds
+        held = (rows[1], rows[2]) if slack else (above[at["b"]], above[at["s"]])
+        peak = rows[0] if self.peak_price > 0 else np.zeros(self.steps)
+        return dict(zip(("grid_import", "grid_export", "peak"), (np.maximum(x, 0.0) for x in (*held, peak)), strict=True))
 
     def lower_bound(self, price: FloatArray, unit_kw: float) -> float:
         """Least of the meter's cost less h price'(net import less load and PV), EUR: its part of the dual bound.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from core.decisions import Reason
 from optimizer.plan import DevicePlan, Plan
 from optimizer.problem import SiteProblem
-from optimizer.reasons import Binding
+from optimizer.reasons import PRICE_FLOOR, Binding
 from optimizer.site_fleet.reasons import LIMITS, REASONS
 
 FloatArray = NDArray[np.float64]
@@ -30,6 +31,9 @@ class SiteFleetPlan:
     energy_value_eur_per_kwh: FloatArray
     """What one more stored kWh would be worth at the end of the step; zero where no price was found."""
     meter_price_eur_per_kwh: FloatArray
+    limit_price_eur_per_kw: Mapping[str, FloatArray]
+    """Shadow prices of the limits that couple the devices (`grid_import`, `grid_export`, `peak`): what one more kW during a step
+    would save, (N,) each; empty where no price was found."""
     import_w: FloatArray
     export_w: FloatArray
     curtail_w: FloatArray
@@ -42,7 +46,7 @@ class SiteFleetPlan:
     the meter's limits cannot be kept, no plan with the same violation."""
     converged: bool
     source: str
-    """`warm`, `cold`, `joint` (the joint QP), `re-projected` (the last plan) or `hold`."""
+    """`warm`, `cold`, `stiff` (cold, with dearer limits), `joint` (the joint QP), `re-projected` (the last plan) or `hold`."""
     status: str
     """`optimal`, or everything that was wrong on the way."""
     violations: tuple[str, ...]
@@ -79,10 +83,17 @@ class SiteFleetPlan:
 
 
 def as_plan(plan: SiteFleetPlan, problem: SiteProblem) -> Plan:
-    """The optimizer's Plan; limits are told by nearness, so that they carry no price."""
-    slots: dict[int, tuple[Binding, ...]] = {}
-    for bits in np.unique(plan.limit_bits).tolist():
-        slots[bits] = tuple(Binding(name, None) for j, name in enumerate(LIMITS) if bits >> j & 1)
+    """The optimizer's Plan. The meter's limits carry their shadow price; a device's are told by nearness, and carry none."""
+    slots: dict[tuple[int, int], tuple[Binding, ...]] = {}
+
+    def bindings(bits: int, k: int) -> tuple[Binding, ...]:
+        if (bits, k) not in slots:
+            names = [name for j, name in enumerate(LIMITS) if bits >> j & 1]
+            prices = {name: float(price[k]) for name, price in plan.limit_price_eur_per_kw.items()}
+            found = [Binding(name, _floored(prices[name]) if name in prices else None) for name in names]
+            slots[bits, k] = tuple(sorted(found, key=lambda binding: -(binding.price_eur or 0.0)))
+        return slots[bits, k]
+
     devices = tuple(
         DevicePlan(
             device_id=device.device_id,
@@ -93,7 +104,7 @@ def as_plan(plan: SiteFleetPlan, problem: SiteProblem) -> Plan:
             voltage_v=plan.voltage_v[i],
             energy_value_eur_per_kwh=plan.energy_value_eur_per_kwh[i],
             reasons=tuple(REASONS[code] for code in plan.reason_codes[i].tolist()),
-            limits=tuple(slots[bits] for bits in plan.limit_bits[i].tolist()),
+            limits=tuple(bindings(bits, k) for k, bits in enumerate(plan.limit_bits[i].tolist())),
         )
         for i, device in enumerate(problem.devices)
     )
@@ -117,5 +128,10 @@ def as_plan(plan: SiteFleetPlan, problem: SiteProblem) -> Plan:
         status=plan.status,
         iterations=plan.sweeps,
         solve_s=plan.solve_s,
+        price_source="site_fleet: the meter's limits, those of devices by nearness" if plan.limit_price_eur_per_kw else "",
         deviation_w=off,
     )
+
+
+def _floored(price: float) -> float:
+    return price if price > PRICE_FLOOR else 0.0

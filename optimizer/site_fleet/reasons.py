@@ -1,12 +1,15 @@
 """Why each slot of a large plan is what it is, as codes: optimizer.reasons for ten thousand devices at once.
 
-A code is an index into REASONS, touched limits are bits in the order of LIMITS. Limits are told by nearness, as there for a plan
-without duals of limits; idle slots compare the price at the meter with the value of stored energy. Not here: the plan itself.
+A code is an index into REASONS, limits that hold are bits in the order of LIMITS. Those of devices are told by nearness, as there
+for a plan without duals of limits, those of the meter by their shadow prices too; idle slots compare the price at the meter with
+the value of stored energy. Not here: the plan itself.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # ruff: noqa: ANN001, ANN202, PLR0912 - compiled by numba, which infers types
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from core.decisions import Reason
 from optimizer.fleet import FleetData
 from optimizer.problem import GridData
+from optimizer.reasons import PRICE_FLOOR
 from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.replay import FleetReplay
 
@@ -116,14 +120,27 @@ def _explain(
 
 
 def explain(
-    grid: GridData, fleet: FleetData, power_w: FloatArray, run: FleetReplay, value: FloatArray, price: FloatArray
+    grid: GridData,
+    fleet: FleetData,
+    power_w: FloatArray,
+    run: FleetReplay,
+    value: FloatArray,
+    price: FloatArray,
+    limits: Mapping[str, FloatArray],
 ) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
-    """(reason codes, limit bits), (B, N) each; `value` (B, N) of stored energy and `price` (N,) at the meter in EUR/kWh."""
+    """(reason codes, limit bits), (B, N) each; `value` (B, N) of stored energy and `price` (N,) at the meter in EUR/kWh.
+
+    `limits`: shadow prices of the meter's limits in EUR/kW, (N,) each. A limit of the meter holds where it is touched or has one.
+    """
     codes, bits = np.zeros(power_w.shape, dtype=np.int8), np.zeros(power_w.shape, dtype=np.uint16)
     most = 1.0 - NEAR_SHARE
     at_import = (run.import_w > 0) & (run.import_w >= grid.import_limit_w * most)
     at_export = (run.export_w > 0) & (run.export_w >= grid.export_limit_w * most)
     at_peak = (grid.peak_price_eur_per_kw > 0) & (run.import_w > 0) & (run.import_w >= run.peak_w * most)
+    at_import, at_export, at_peak = (
+        held | (limits[name] > PRICE_FLOOR) if name in limits else held
+        for name, held in (("grid_import", at_import), ("grid_export", at_export), ("peak", at_peak))
+    )
     meter = (at_import.astype(np.int64) << IMPORT) | (at_export.astype(np.int64) << EXPORT) | (at_peak.astype(np.int64) << PEAK)
     f = fleet
     _explain(

@@ -53,6 +53,8 @@ class FleetReplay:
     import_w: FloatArray
     export_w: FloatArray
     peak_w: float
+    broken: NDArray[np.bool_]
+    """Devices that break a hard limit, (B,)."""
     hard_violations: tuple[str, ...]
     soft_violations: tuple[str, ...]
 
@@ -113,6 +115,7 @@ def replay(
     return FleetReplay(
         objective_eur=objective, device_eur=money[:, COST], energy_cost_eur=energy_cost, wear_eur=float(money[:, WEAR].sum()),
         energy_wh=energy, temperature_c=temperature, voltage_v=voltage, import_w=bought, export_w=sold, peak_w=peak,
+        broken=np.asarray(~(excess[:, :HARD] <= 0.0).all(axis=1)),
         hard_violations=tuple(hard), soft_violations=tuple(soft_names),
     )  # fmt: skip
 

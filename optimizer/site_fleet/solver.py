@@ -1,8 +1,8 @@
 """Plans for a site of many devices: warm or cold solve, directions, repair, replay; and what happens when a step of that fails.
 
-Chain: warm start, cold start, the joint QP for a handful of devices, the last plan re-projected onto today's limits,
-hold. Every plan returned has passed the independent
-replay; every fall down the chain is named in its status. Not here: the interior point (coordinate and below).
+Chain: warm start, cold start, cold with stiff penalties for devices that had to be cut, the joint QP for a handful of devices,
+the last plan re-projected onto today's limits, hold. Every plan returned has passed the independent replay; every fall down the
+chain is named in its status. Not here: the interior point (coordinate and below).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REFUSED_GAP = 2e-2
 REFUSED_GAP_SMALL = 5e-4
 """The same where trying again costs little."""
 SMALL = 1000
-SMALL_LAST_MU, SMALL_SHRINK = 1e-7, 0.3
+SMALL_LAST_MU, SMALL_SHRINK, SMALL_NEAR = 1e-7, 0.3, 5e-4
 """Small fleets can afford a sweep more: what the barrier leaves is a larger share of their objective."""
 DIRECTION_ROUNDS = 2
 FALLBACK_NOTES = {"re-projected": "the last plan, re-projected", "hold": "hold"}
@@ -62,8 +62,13 @@ class _Found:
     price: FloatArray
     value: FloatArray
     bound_eur: float = -np.inf
+    """Of the relaxation."""
+    restricted_eur: float = -np.inf
+    """Of the problem with the directions that were fixed: what the plan is judged by."""
     outcome: Outcome | None = None
     both_ways: int = 0
+    cut: list[int] = field(default_factory=list)
+    """Devices whose limits the solver broke, where that left too large a gap after repair."""
 
 
 @dataclass(slots=True)
@@ -76,6 +81,8 @@ class SiteFleetSolver:
     _memory: Memory | None = None
     _last: tuple[tuple[str, ...], FloatArray, FloatArray] | None = None
     """Device ids, net powers and curtailment of the last plan."""
+    _stiff: set[str] = field(default_factory=set)
+    """Devices whose limits a solve would rather have broken than kept: theirs cost more from then on (layout.pack)."""
     _pool: ThreadPoolExecutor | None = None
 
     def solve(
@@ -92,11 +99,11 @@ class SiteFleetSolver:
             self._pool = ThreadPoolExecutor(self.settings.threads)
         failures: list[str] = []
         found: list[_Found] = []
-        for source in ("warm", "cold", "joint", "re-projected", "hold"):
-            if not self._has(source, fleet, shift_steps):
+        for source in ("warm", "cold", "stiff", "joint", "re-projected", "hold"):
+            if not self._has(source, fleet, shift_steps) or (source == "stiff" and not any(c.cut for c in found)):
                 continue
             try:
-                if source in ("warm", "cold"):
+                if source in ("warm", "cold", "stiff"):
                     candidate = self._optimise(source, grid, fleet, dt_s, soft, shift_steps)
                 elif source == "joint":
                     candidate = self._accept(source, grid, fleet, dt_s, soft, *solve_joint(grid, fleet, dt_s, soft))
@@ -106,6 +113,7 @@ class SiteFleetSolver:
                 self._failed(source, str(error), failures)
                 continue
             found.append(candidate)
+            self._stiff.update(fleet.device_ids[i] for i in candidate.cut)
             if candidate.outcome is None or self._good_enough(candidate, fleet.count):
                 break
             self._failed(source, f"gap {_relative_gap(candidate):.1e}", failures)
@@ -122,10 +130,8 @@ class SiteFleetSolver:
         )
 
     def _good_enough(self, candidate: _Found, count: int) -> bool:
-        """Whether the gap is small, or large for a reason that trying again would not mend: directions, limits not to be kept."""
-        outcome = candidate.outcome
-        excused = outcome is not None and outcome.converged and (candidate.both_ways > 0 or outcome.slack)
-        return excused or _relative_gap(candidate) <= (REFUSED_GAP_SMALL if count <= SMALL else REFUSED_GAP)
+        """Whether the gap to the best plan with the same directions and the same violation of the meter's limits is small."""
+        return _relative_gap(candidate) <= (REFUSED_GAP_SMALL if count <= SMALL else REFUSED_GAP)
 
     def _has(self, source: str, fleet: FleetData, shift_steps: int) -> bool:
         """Whether there is what that link of the chain needs."""
@@ -140,10 +146,16 @@ class SiteFleetSolver:
     def _optimise(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:
         pool, settings, memory, dt_h = self._pool, self.settings, self._memory, dt_s / 3600.0
         if fleet.count <= SMALL:
-            settings = replace(settings, last_mu=min(settings.last_mu, SMALL_LAST_MU), shrink=max(settings.shrink, SMALL_SHRINK))
+            settings = replace(
+                settings,
+                last_mu=min(settings.last_mu, SMALL_LAST_MU),
+                shrink=max(settings.shrink, SMALL_SHRINK),
+                near=min(settings.near, SMALL_NEAR),
+            )
         assert pool is not None  # noqa: S101 - set by solve
         same = self._blocks is not None and (self._blocks.steps, self._blocks.count) == (fleet.steps, fleet.count)
-        self._blocks = pack(fleet, dt_s, soft, self._blocks)
+        stiff = np.array([device_id in self._stiff for device_id in fleet.device_ids]) if self._stiff else None
+        self._blocks = pack(fleet, dt_s, soft, self._blocks, stiff)
         iterate = (
             memory.iterate if same and memory is not None and memory.iterate.blocks is self._blocks else Iterate(self._blocks)
         )
@@ -171,13 +183,24 @@ class SiteFleetSolver:
             own = Memory(fleet.device_ids, iterate, outcome.price_eur_per_kwh, tariff)
             carry(iterate, fleet.device_ids, own, 0, settings.warm_mu)
             outcome = coordinate(iterate, meter, outcome.price_eur_per_kwh, settings, pool, mu=settings.warm_mu, steps=1)
+        restricted = bound
+        if both:
+            restricted, _ = fleet_bound(iterate, fleet, outcome.price_eur_per_kwh, dt_h, pool, settings.threads)
+            restricted += meter.lower_bound(outcome.price_eur_per_kwh, unit_kw)
         charge, discharge = iterate.powers_kw()
         candidate = self._accept(
             source, grid, fleet, dt_s, soft, 1000.0 * (discharge - charge), 1000.0 * outcome.curtail_kw,
             outcome.price_eur_per_kwh,
             value,
         )  # fmt: skip
-        candidate.bound_eur, candidate.outcome, candidate.both_ways = bound, outcome, both
+        unkept = _unkept_eur(grid, candidate.run, dt_s, soft) if outcome.slack else 0.0
+        candidate.bound_eur, candidate.restricted_eur = bound + unkept, max(bound, restricted) + unkept
+        candidate.outcome, candidate.both_ways = outcome, both
+        if not self._good_enough(candidate, fleet.count):
+            raw = replay(
+                grid, fleet, dt_s, soft, 1000.0 * (discharge - charge), 1000.0 * outcome.curtail_kw, pool, settings.threads
+            )
+            candidate.cut = np.flatnonzero(raw.broken).tolist()
         kept = outcome.price_eur_per_kwh if outcome.kept_price is None else outcome.kept_price
         self._memory = Memory(fleet.device_ids, iterate, kept, tariff)
         return candidate
@@ -229,9 +252,8 @@ class SiteFleetSolver:
     ) -> SiteFleetPlan:
         run, outcome = found.run, found.outcome
         self._last = (fleet.device_ids, found.power_w, found.curtail_w)
-        codes, bits = explain(grid, fleet, found.power_w, run, found.value, found.price)
-        if outcome is not None and outcome.slack:
-            bound += _unkept_eur(grid, run, dt_s, soft)
+        limits = {} if outcome is None else outcome.limits
+        codes, bits = explain(grid, fleet, found.power_w, run, found.value, found.price, limits)
         gap = run.objective_eur - bound
         notes = list(failures)
         if found.source in FALLBACK_NOTES:
@@ -250,6 +272,7 @@ class SiteFleetSolver:
             voltage_v=run.voltage_v,
             energy_value_eur_per_kwh=found.value,
             meter_price_eur_per_kwh=found.price,
+            limit_price_eur_per_kw=limits,
             import_w=run.import_w,
             export_w=run.export_w,
             curtail_w=found.curtail_w,
@@ -273,7 +296,7 @@ class SiteFleetSolver:
 
 def _relative_gap(candidate: _Found) -> float:
     objective = candidate.run.objective_eur
-    return (objective - candidate.bound_eur) / max(1.0, abs(objective))
+    return (objective - candidate.restricted_eur) / max(1.0, abs(objective))
 
 
 def _unkept_eur(grid: GridData, run: FleetReplay, dt_s: float, soft: SoftCosts) -> float:

@@ -94,6 +94,14 @@ class Iterate:
                 np.copyto(target, source)
         self.kept_mu = mu
 
+    def restore(self) -> None:
+        """Go back to what was kept."""
+        if self.kept is not None:
+            for target, source in zip((self.state, self.border, self.flows), self.kept, strict=True):
+                np.copyto(target, source)
+            self.report[:] = 0.0
+            self.report[:, MU], self.report[:, STEP] = self.kept_mu, 1.0
+
     def powers_kw(self) -> tuple[FloatArray, FloatArray]:
         """Charge and discharge of the devices, (B, N) each."""
         nb, n = self.blocks.blocks, self.blocks.steps

@@ -101,3 +101,22 @@ def temperature_after(p: Any, i: int, k: int, t: float, charge: float, discharge
     """Temperature (deg C) at the end of step k."""
     heat = p.temperature_charge_k_per_w[i, k] * charge + p.temperature_discharge_k_per_w[i, k] * discharge
     return float(p.temperature_a[i] * t + heat + p.temperature_drift_c[i, k])
+
+
+@whole_pass
+def never_broken(p: Any, i: int) -> tuple[bool, bool, bool, bool]:
+    """Whether (energy, temperature, voltage, depth) are within their limits at the start and in every step without power."""
+    e, t = p.energy_wh[i], p.temperature_c[i]
+    v = p.voltage_v[i, 0] + p.voltage_v_per_wh[i, 0] * e
+    energy = p.energy_min_wh[i] <= e <= p.energy_max_wh[i]
+    heat = p.temperature_min_c[i] <= t <= p.temperature_max_c[i, 0]
+    volts = p.voltage_min_v[i] <= v <= p.voltage_max_v[i]
+    highest, lowest = max(e, p.energy_high_wh[i]), min(e, p.energy_low_wh[i])
+    for k in range(p.charge_max_w.shape[1]):
+        v = p.voltage_v[i, k] + p.voltage_v_per_wh[i, k] * e
+        volts = volts and p.voltage_min_v[i] <= v <= p.voltage_max_v[i]
+        e -= p.leak_wh[i]
+        t = p.temperature_a[i] * t + p.temperature_drift_c[i, k]
+        energy = energy and p.energy_min_wh[i] <= e
+        heat = heat and p.temperature_min_c[i] <= t <= p.temperature_max_c[i, k]
+    return energy, heat, volts, highest - min(lowest, e) <= p.cycle_depth_wh[i]

@@ -101,13 +101,13 @@ def test_a_shifted_start_leaves_the_present_state_free():
 
 
 def test_a_warm_start_needs_fewer_sweeps_and_no_restarts_by_the_dozen():
-    site = scenario(200, 96, kind="grid", seed=1, extra_steps=3)
+    site = scenario(64, 96, kind="grid", seed=1, extra_steps=3)
     solver, sweeps = SiteFleetSolver(), []
     for k in range(3):
         grid, fleet = site.window(k)
         plan = solver.solve(grid, fleet, 900.0)
         assert plan.source == ("warm" if k else "cold")
-        assert plan.relative_gap < 5e-4
+        assert plan.relative_gap < 2e-4
         sweeps.append(plan.sweeps)
         site.advance(plan.energy_wh[:, 0], plan.temperature_c[:, 0], float(plan.import_w[0] - plan.export_w[0]))
     assert max(sweeps[1:]) < sweeps[0]
