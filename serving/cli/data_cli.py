@@ -79,7 +79,13 @@ def fetch() -> None:
     """Fetch the Dutch day-ahead prices (needs the network once), check them by hash, keep them."""
     settings = StoreSettings.from_env()
     info = datasets.fetch(settings.data_dir, console.print)
-    console.print(info)
+    console.print(
+        f"{info.path}: {info.rows} hours from {info.first} to {info.last_end}, "
+        f"{info.minimum_eur_per_kwh:g} to {info.maximum_eur_per_kwh:g} EUR/kWh\n"
+        f"source: {info.source}; {info.duplicates_removed} duplicates and {info.empty_rows_removed} empty rows removed, "
+        f"missing hours filled between neighbours: {', '.join(info.filled) or 'none'}",
+        soft_wrap=True,
+    )
 
 
 @data_app.command("replay")
