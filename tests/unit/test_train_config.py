@@ -180,8 +180,9 @@ def test_the_command_line_refuses_on_one_screen(refused, tmp_path):
 def test_without_the_extra_the_command_says_which_one(refused, tmp_path, monkeypatch):
     file = tmp_path / "tiny.yaml"
     file.write_text(config_text(write_prices(tmp_path / "prices.csv")))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "torch" else object())
-    assert "pulsebms-optimizer[train]" in refused("train", str(file))
+    monkeypatch.setattr("serving.cli.train_cli.NEEDED", ("torch", "a_package_that_is_not_there"))
+    assert "training needs a_package_that_is_not_there" in (shown := refused("train", str(file)))
+    assert "pulsebms-optimizer[train]" in shown
 
 
 VALUE = """\
