@@ -206,8 +206,8 @@ def test_without_the_extra_its_name_is_said(monkeypatch):
 @pytest.mark.full
 @pytest.mark.parametrize("model", ["SPMe", "DFN"])
 def test_the_coarse_mesh_is_fine_enough(model):
-    """A day of quarter hours: within 1 mV and 0.05 % SoC of a mesh of twice the points, 0.5 mV RMS. Below 3.1 V the curve falls by
-    tens of millivolts a percent, so that the same error of the charge is one of 2 mV there."""
+    """A day of quarter hours: within 1 mV and 0.05 % SoC of a mesh of twice the points, 0.5 mV RMS. Below 3.1 V the curve falls
+    by tens of millivolts a percent, so that the same error of the charge is one of 2 mV there."""
     coarse = cell_model(Chemistry.NMC, model, False)
     fine = CellModel(Chemistry.NMC, model, compiled=False, mesh={name: 2 * points for name, points in MESH.items()})
     cells = [
