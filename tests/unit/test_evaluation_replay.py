@@ -203,3 +203,24 @@ def test_shipped_configs_are_valid():
     assert found
     for path in found:
         read_evaluation(path)
+
+
+def test_learned_policies_are_replayed_from_their_artefacts(tmp_path):
+    from learned_cases import value_artefact
+
+    from serving.evaluation.evaluate import contenders_of
+    from training.artefacts import write_artefact
+
+    write_artefact(value_artefact(share=1.0), tmp_path / "artefact")
+    learned = [
+        {"name": "hybrid", "policy_type": "HYBRID", "artefact": "artefact", "horizon_hours": 12},
+        {"name": "value", "policy_type": "RL", "artefact": "artefact", "horizon_hours": None},
+    ]
+    made, world = world_of(tmp_path, policies=learned)
+    found = {item.name: item for item in contenders_of(made, tmp_path)}
+    traces = {name: run(world, found[name].policy(made, world.dt_s)) for name in ("hybrid", "value", "mpc")}
+    for name, trace in traces.items():
+        assert trace.decided.all(), (name, trace.unable)
+        assert trace.violations == []
+    assert not np.array_equal(traces["hybrid"].power_w, traces["mpc"].power_w), "the learned value has a say"
+    assert found["hybrid"].identity()["artefact"] == found["value"].identity()["artefact"] is not None
