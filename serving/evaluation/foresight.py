@@ -33,6 +33,7 @@ SWEEPS = 2
 WARM_K = 3.0
 """The grid's packs are this much above the air: they are in use."""
 _SOC = (*OUTPUTS, *STATE).index("soc")
+CUT_W, NEAR_PCT = 100.0, 1.0
 LEAST_MOVE_PCT = 0.5
 """Steps that move the SoC less say nothing of the plant's efficiency."""
 
@@ -106,7 +107,22 @@ def fitted(model: PackModel, world: World, trace: Trace, p: int) -> PackModel:
     for name, sign in (("charge_scale", 1.0), ("discharge_scale", -1.0)):
         used = (sign * said > LEAST_MOVE_PCT) & (sign * moved > 0)
         scales[name] = float(np.sum(said[used] * moved[used]) / np.sum(said[used] ** 2)) if used.any() else 1.0
-    return replace(model, charge_scale=scales["charge_scale"], discharge_scale=scales["discharge_scale"])
+    return replace(
+        model, charge_scale=scales["charge_scale"], discharge_scale=scales["discharge_scale"], allowed=_allowed(model, trace, p)
+    )
+
+
+def _allowed(model: PackModel, trace: Trace, p: int) -> NDArray[np.bool_]:
+    """Bounds as the run met them: where the gate cut a single pack, levels close by allow no more than what was left."""
+    allowed = model.allowed.copy()
+    if trace.power_w.shape[1] > 1:
+        return allowed
+    for k in np.flatnonzero(trace.cut_w > CUT_W).tolist():
+        left_w = float(trace.power_w[k, p])
+        near = np.abs(model.levels - trace.soc_pct[k, p]) < NEAR_PCT
+        same = model.powers * left_w > 0
+        allowed[np.ix_(near, same & (np.abs(model.powers) > 1.02 * abs(left_w)))] = False
+    return allowed
 
 
 def _at_level(model: PackModel, soc_pct: float) -> FloatArray:

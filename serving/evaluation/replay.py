@@ -24,6 +24,7 @@ from policies.base import Observation, PlannedPower, Policy, PolicyUnableError
 from policies.rules import Hold, ThresholdRule
 from serving.dispatch.gate import gate
 from serving.dispatch.inputs import planned_power
+from serving.dispatch.meter import Meter
 from serving.dispatch.runner import checked
 from serving.evaluation.config import Faults
 from serving.evaluation.plant import Flow, PlantPack
@@ -95,7 +96,7 @@ def replay(
             trace.decided[k] = False
             trace.unable[str(error)[:160]] = trace.unable.get(str(error)[:160], 0) + 1
         trace.latency_s[k] = time.perf_counter() - begun
-        gated = gate(decision, observation)
+        gated = gate(decision, observation, _measured(world, row))
         last = planned_power(gated.decision)
         trace.cut_w[k] = gated.projected_w
         wanted = {point.device_id: point.power_w for point in gated.decision.set_points}
@@ -154,6 +155,11 @@ def observe(
         ambient_c=ahead("ambient_c", world.ambient_c), peak_incurred_w=peak_w, errors=record,
         price_known_until=world.at(int(world.price_known_until[row])), last_plan=last,
     )  # fmt: skip
+
+
+def _measured(world: World, row: int) -> Meter:
+    """What the site's meter has shown of the interval before, as the dispatcher's gate is told."""
+    return Meter(load_w=float(world.load_w[row - 1]), pv_w=float(world.pv_w[row - 1]), ended_at=world.at(row))
 
 
 def _seen(pack: PlantPack, p: int, k: int, world: World, trace: Trace, faults: Faults) -> PackState:
