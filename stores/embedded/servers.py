@@ -30,6 +30,29 @@ POSTGRES_LOCK_WAIT_S = 6.0
 """After a kill -9 the old processes' lock file can outlive them by up to 3 s."""
 
 
+CACHE_VARIABLE = "PULSEBMS_MONGOD_CACHE_GB"
+LEAST_CACHE_GB, USUAL_CACHE_GB = 0.25, 1.0
+"""What mongod takes at least, and what suits a fleet's telemetry: beyond its cache, writing pages out doubles its work."""
+
+
+def mongod_cache_gb() -> float:
+    """Cache of the embedded mongod: PULSEBMS_MONGOD_CACHE_GB, or 1 GB, less where the machine has less than 8 GB.
+
+    Raises StoreError when the variable is not a number from 0.25 to 1000.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
+    if given is None:
+        memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        return max(LEAST_CACHE_GB, min(USUAL_CACHE_GB, memory_gb / 8))
+    try:
+        cache_gb = float(given)
+    except ValueError:
+        cache_gb = 0.0
+    if not LEAST_CACHE_GB <= cache_gb <= 1000:
+        raise StoreError(f"{CACHE_VARIABLE}: got {given!r}, expected gigabytes from {LEAST_CACHE_GB:g} to 1000")
+    return cache_gb
+
+
 @dataclass(slots=True, kw_only=True)
 class Server:
     """A running server."""
@@ -210,7 +233,7 @@ def start_mongod(home: Path) -> Server:
     executable, libraries = _mongod_binary(home / "lib")
     arguments = [
         executable, "--dbpath", str(home / "db"), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket",
-        "--replSet", "rs0", "--oplogSize", "128", "--wiredTigerCacheSizeGB", "0.25",
+        "--replSet", "rs0", "--oplogSize", "128", "--wiredTigerCacheSizeGB", f"{mongod_cache_gb():g}",
         "--networkMessageCompressors", "snappy,zstd", "--logpath", str(log), "--logappend",
     ]  # fmt: skip
     process = spawn(
