@@ -71,6 +71,12 @@ def score(case: Case, power_kw: FloatArray) -> Score:
     )
 
 
+def read(variant: str) -> Case:
+    """Case A, B or C, as peers get it too."""
+    case: Case = json.loads((CASES / f"case_{variant}.json").read_text())
+    return case
+
+
 def site(case: Case) -> SiteProblem:
     """The case as this project states it."""
     n, battery = case["n"], case["battery"]
@@ -219,7 +225,7 @@ def run(peers: Path | None, repeats: int) -> Table:
     if peers is None:
         table.notes.append("EMHASS and PyPSA were not asked: give --peers the directory that benchmarks/peers.sh filled.")
     for variant in "ABC":
-        case = json.loads((CASES / f"case_{variant}.json").read_text())
+        case = read(variant)
         solver, problem = MpcSolver(), site(case)
 
         def ours(solver: MpcSolver = solver, problem: SiteProblem = problem) -> tuple[FloatArray, str]:

@@ -43,7 +43,8 @@ REFUSED_GAP_SMALL = 5e-4
 """The same where trying again costs little."""
 SMALL = 1000
 SMALL_LAST_MU, SMALL_SHRINK, SMALL_NEAR = 1e-7, 0.3, 5e-4
-"""Small fleets can afford a sweep more: what the barrier leaves is a larger share of their objective."""
+SMALL_NET, SMALL_PREDICTION, SMALL_CLOSE = 1e-5, 1e-4, 4e-5
+"""Small fleets can afford a sweep more: what the barrier and the repair leave is a larger share of their objective."""
 DIRECTION_ROUNDS = 2
 FALLBACK_NOTES = {"re-projected": "the last plan, re-projected", "hold": "hold"}
 LIFT = 0.1
@@ -151,6 +152,9 @@ class SiteFleetSolver:
                 last_mu=min(settings.last_mu, SMALL_LAST_MU),
                 shrink=max(settings.shrink, SMALL_SHRINK),
                 near=min(settings.near, SMALL_NEAR),
+                net_tolerance=min(settings.net_tolerance, SMALL_NET),
+                prediction_tolerance=min(settings.prediction_tolerance, SMALL_PREDICTION),
+                close=min(settings.close, SMALL_CLOSE),
             )
         assert pool is not None  # noqa: S101 - set by solve
         same = self._blocks is not None and (self._blocks.steps, self._blocks.count) == (fleet.steps, fleet.count)
