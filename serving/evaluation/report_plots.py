@@ -41,16 +41,15 @@ def week_png(trace: Mapping[str, Any]) -> str:
 
 
 def pareto_png(policies: Mapping[str, Mapping[str, Any]], front: Sequence[str]) -> str:
-    """Profit of a year against years of life; policies on the front joined."""
+    """Profit of a year against years of life; policies on the front are joined, others crosses."""
     figure = Figure(figsize=(7.0, 3.6), layout="constrained")
     axis = figure.subplots()
-    for name, item in policies.items():
-        axis.plot(item["life_years"], item["profit_eur_per_year"], "o", color="tab:blue" if name in front else "0.6")
-        axis.annotate(
-            name, (item["life_years"], item["profit_eur_per_year"]), textcoords="offset points", xytext=(5, 4), fontsize=8
-        )
+    for name, item in sorted(policies.items(), key=lambda pair: -pair[1]["profit_eur_per_year"]):
+        marker = "o" if name in front else "x"
+        axis.plot(item["life_years"], item["profit_eur_per_year"], marker, label=name)
     joined = [(policies[name]["life_years"], policies[name]["profit_eur_per_year"]) for name in front]
-    axis.plot([x for x, _ in joined], [y for _, y in joined], "-", color="tab:blue", alpha=0.5)
+    axis.plot([x for x, _ in joined], [y for _, y in joined], "-", color="0.5", alpha=0.5, zorder=0)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     axis.set_xlabel("life, years")
     axis.set_ylabel("profit, EUR a year")
     axis.grid(visible=True, alpha=0.3)
