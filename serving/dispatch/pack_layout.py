@@ -24,13 +24,13 @@ from envs import variants as at
 from envs.config import EnvConfig
 from envs.data import HISTORY_DAYS, Exogenous, whole
 from envs.features import Features, make_features
-from envs.layout import LAYOUT_VERSION, Layout
+from envs.layout import LAYOUT_NAME, Layout
 from optimizer.linearise import wear_cost
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
 
 FloatArray = NDArray[np.float64]
-LAYOUT = f"environment/{LAYOUT_VERSION}"
+LAYOUT = LAYOUT_NAME
 DAY_S = 86_400.0
 AHEAD_S = 2 * DAY_S
 """Day-ahead prices reach no further."""
