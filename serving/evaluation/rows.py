@@ -85,7 +85,9 @@ def write_scores(pg: PgConnection, document: dict[str, Any], contenders: Sequenc
             if row["policy"] == contender.name
         }
         counted = next((information for information in ORDER if information in said), None)
-        score = said[counted]["score"] if counted is not None and said[counted]["eligible"] else None
+        row = said[counted] if counted is not None else None
+        failed = row is not None and not row["eligible"] and not row["violated"]
+        score = row["score"] if row is not None and row["eligible"] else None
         metrics = {
             "name": document["name"],
             "at": datetime.now(UTC).isoformat(),
@@ -94,8 +96,12 @@ def write_scores(pg: PgConnection, document: dict[str, Any], contenders: Sequenc
             "benchmarks": said,
         }
         with pg.transaction():
-            set_score(pg, contender.policy_id, score)
+            if not failed:
+                set_score(pg, contender.policy_id, score)
             merge_metrics(pg, contender.policy_id, {KEY: metrics})
+        if failed and row is not None:
+            lines.append(f"{contender.name}: performance_score unchanged, its replay failed: {row['why_not']}")
+            continue
         lines.append(
             f"{contender.name}: performance_score {'NULL' if score is None else f'{score:.4f}'}, by {metrics['scored_by']}"
         )

@@ -45,10 +45,12 @@ def site(stores):
     return config
 
 
-def document(low, *, eligible=True, score=0.987654):
+def document(low, *, eligible=True, score=0.987654, error=""):
     """What `pulsebms evaluate` would say of the policy."""
     row = {
-        "policy": "hybrid", "score": score, "eligible": eligible, "why_not": "" if eligible else "limits passed: soc_max 3",
+        "policy": "hybrid", "score": score, "eligible": eligible,
+        "why_not": error or ("" if eligible else "limits passed: soc_max 3"),
+        "violated": {} if eligible or error else {"soc_max": 3},
         "against_mpc": {"points": {"value": low + 1.0, "low": low, "high": low + 2.0}},
     }  # fmt: skip
     part = {"ranking": [row], "blocks": 8, "foresight_gap_pct": 1.0}
@@ -83,6 +85,15 @@ def test_an_ineligible_policy_loses_its_score(stores, site):
     row = policy_named(stores.pg, site.site_id, "hybrid")
     assert row.performance_score is None
     assert "soc_max" in why_not_promote(row)
+
+
+def test_a_policy_whose_replay_failed_keeps_its_score(stores, site):
+    scored(stores, site, low=0.2)
+    lines = scored(stores, site, low=0.2, eligible=False, score=None, error="no decision within 360 s")
+    assert any("hybrid: performance_score unchanged" in line and "360 s" in line for line in lines)
+    row = policy_named(stores.pg, site.site_id, "hybrid")
+    assert row.performance_score == pytest.approx(0.9877)
+    assert "360 s" in why_not_promote(row)
 
 
 def test_promotion_asks_for_an_interval_above_zero(stores, site):
