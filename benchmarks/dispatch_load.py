@@ -15,6 +15,7 @@ from core.decisions import Decision, Reason, SetPoint
 from core.devices import PackState
 from serving.dispatch.tick import SiteDispatcher
 from serving.dispatch.translate import drafts_of
+from serving.dispatch.warm import settle_memory
 from stores.connections import Stores
 from stores.postgres import leases
 from stores.redis import pending
@@ -53,6 +54,7 @@ def bulk(stores: Stores, devices: int, ticks: int) -> list[dict[str, float]]:
     """Each tick's commands a second, with the CPU seconds that this process took."""
     names = [f"device-{k:05d}" for k in range(devices)]
     dispatcher = SiteDispatcher(stores, SITE)
+    settle_memory()  # as the loop does before its first tick
     rows = []
     for _ in range(ticks):
         made, lease = decision(names), _lease(stores)

@@ -28,7 +28,7 @@ from serving.dispatch.policy_factory import Factory, policy_of
 from serving.dispatch.ranking import PolicyBench, deadline_of
 from serving.dispatch.runner import ProcessRunner
 from serving.dispatch.tick import SiteDispatcher, TickOptions, TickResult, next_boundary
-from serving.dispatch.warm import warm_kernels
+from serving.dispatch.warm import settle_memory, warm_kernels
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
 from stores.postgres.decisions import last_decision
@@ -154,6 +154,7 @@ class SiteLoop:
             # Ready first: whoever holds the lease can tick at once.
             self.runner.warm()
             warm_kernels()
+            settle_memory()
             if not self.options.dry_run:
                 self.keeper.start()
             self._rounds(interval_s, horizon_s)
