@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import time
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -77,7 +78,10 @@ def week(stores: Stores, directory: Path, devices: int, days: int) -> list[dict[
 def _site(stores: Stores, devices: int, days: int, start: datetime) -> dict[str, Pack]:
     site = yaml.safe_load(SITE_FILE.read_text())
     models = site["packs"]
-    site["packs"] = [models[k % len(models)] | {"device_id": f"pack-{k:03d}", "name": f"pack {k}"} for k in range(devices)]
+    # Copies: site files take no YAML aliases.
+    site["packs"] = [
+        deepcopy(models[k % len(models)]) | {"device_id": f"pack-{k:03d}", "name": f"pack {k}"} for k in range(devices)
+    ]
     site["policies"] = []
     load_site(stores.pg, yaml.safe_dump(site))
     hours = 24 * (days + 4)

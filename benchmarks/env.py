@@ -26,8 +26,8 @@ from envs.vector import PackVectorEnv, SiteVectorEnv
 
 BATCHES = (1, 64, 1024, 8192)
 TARGET_PER_S = 10e6
-PEERS = {"citylearn": ("citylearn==3.0.2",), "ev2gym": ("ev2gym==2.0.0", "pandapower")}
-"""What each needs; EV2Gym imports pandapower without saying so in its metadata."""
+PEERS = {"citylearn": ("citylearn==3.0.2",), "ev2gym": ("ev2gym==2.0.0", "pandapower", "numba", "psutil", "multicopula")}
+"""What each needs; EV2Gym imports more than its metadata says."""
 INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900, 300
 
 

@@ -6,6 +6,7 @@ Random actions over at most 20 s of processor time; prints one line of JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ def ev2gym() -> tuple[Any, str]:
 
     folder = Path(package.__file__).parent / "example_config_files"
     config = folder / "V2GProfitMax.yaml"
+    os.chdir(folder.parents[1])  # the example names its data from there
     return EV2Gym(config_file=str(config), verbose=False, save_replay=False, save_plots=False), config.name
 
 
