@@ -19,6 +19,10 @@ from typing import Any
 from core.errors import StoreError
 
 KEEP_S = 7 * 86_400.0
+FORGET_EVERY = 1_000
+"""Begun commands between two looks for ids that are older than that."""
+CACHE_KB = 256
+"""Pages that SQLite keeps in memory; by default it would take 2 MB as the journal grows, for rows that are read once."""
 LOCK_WAIT_S = 2.0
 KEEP_ANSWERS = 1_000
 """Answers kept to be given again, should Redis lose its memory; older ones have long been written into command_history."""
@@ -57,6 +61,7 @@ class Journal:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(f"PRAGMA cache_size=-{CACHE_KB}")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS commands (command_id TEXT PRIMARY KEY, begun_at REAL NOT NULL, response TEXT)"
         )
@@ -68,7 +73,8 @@ class Journal:
         self._db.execute("CREATE TABLE IF NOT EXISTS identity (journal_id TEXT NOT NULL)")
         if self._db.execute("SELECT count(*) FROM identity").fetchone()[0] == 0:
             self._db.execute("INSERT INTO identity VALUES (?)", (uuid.uuid4().hex,))
-        self._db.execute("DELETE FROM commands WHERE begun_at < ?", (time.time() - KEEP_S,))
+        self._forget_old()
+        self._begun = 0
         self._id = str(self._db.execute("SELECT journal_id FROM identity").fetchone()[0])
         self._newest = int(self._db.execute("SELECT coalesce(max(number), 0) FROM answers").fetchone()[0])
 
@@ -86,6 +92,9 @@ class Journal:
             self._db.execute("INSERT INTO commands (command_id, begun_at) VALUES (?, ?)", (command_id, time.time()))
             self._remember(memory)
             self._keep(unless_done)
+            self._begun += 1
+            if self._begun % FORGET_EVERY == 0:  # a device may run for a year
+                self._forget_old()
 
     def done(self, command_id: str, response: str, memory: Mapping[str, Any], answer: Answer | None = None) -> None:
         """The command took effect, with this answer. StoreError: it stays begun, and so indeterminate."""
@@ -93,6 +102,9 @@ class Journal:
             self._db.execute("UPDATE commands SET response = ? WHERE command_id = ?", (response, command_id))
             self._remember(memory)
             self._keep(answer)
+
+    def _forget_old(self) -> None:
+        self._db.execute("DELETE FROM commands WHERE begun_at < ?", (time.time() - KEEP_S,))
 
     def refused(self, answer: Answer) -> None:
         """A command that was not begun has been answered so. StoreError: it is not on disk."""
