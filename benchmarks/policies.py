@@ -26,7 +26,7 @@ from benchmarks.policies_rules import one_cycle, threshold  # noqa: E402
 from benchmarks.policies_series import five_minute_prices  # noqa: E402
 from optimizer.dynamic import Lattice, lattice  # noqa: E402
 from training.value_data import Correction, Rows, ValueTask  # noqa: E402
-from training.value_fit import FitSettings  # noqa: E402
+from training.value_config import FitSettings  # noqa: E402
 from training.value_market import Information, Market, Split, read_market, split_by_dates, split_by_half  # noqa: E402
 from training.value_network import Trained, fit_task  # noqa: E402
 from training.value_score import Run, compare  # noqa: E402
@@ -163,6 +163,12 @@ def main() -> None:
     options = parser.parse_args()
     tables = []
     edges = tuple(options.edges)
+
+    def published_task(path: Path) -> ValueTask:
+        market = read_market(path, options.price_column, (), options.eur_per_kwh)
+        split = split_by_dates(market, [date.fromisoformat(edge) for edge in edges])
+        return ValueTask(market=market, split=split, plant=plant(market), information="published")
+
     if options.published:
         tables.append(published(options.published, options.price_column, options.eur_per_kwh, edges, options.seeds))
     if options.reveal:
@@ -179,15 +185,11 @@ def main() -> None:
         tables.append(table)
     if options.peak:
         table = Table("Unforecast load under a peak tariff, published prices", COLUMNS)
-        market = read_market(options.peak, options.price_column, (), options.eur_per_kwh)
-        split = split_by_dates(market, [date.fromisoformat(edge) for edge in edges])
-        peak_tariff(ValueTask(market=market, split=split, plant=plant(market), information="published"), table)
+        peak_tariff(published_task(options.peak), table)
         tables.append(table)
     if options.hot:
         table = Table("A plant unlike the MPC's model, published prices", COLUMNS)
-        market = read_market(options.hot, options.price_column, (), options.eur_per_kwh)
-        split = split_by_dates(market, [date.fromisoformat(edge) for edge in edges])
-        hot_plant(ValueTask(market=market, split=split, plant=plant(market), information="published"), table)
+        hot_plant(published_task(options.hot), table)
         tables.append(table)
     for table in tables:
         print(table.markdown())

@@ -62,12 +62,10 @@ class PlantPack(Protocol):
         ...
 
 
-class CircuitPack:
-    """The equivalent circuit: for comparisons with the reference, and where PyBaMM is not installed."""
+class _Measured:
+    """What both kinds say of themselves in the same way."""
 
-    def __init__(self, config: DeviceConfig, soc_pct: float, soh_pct: float, temperature_c: float, ambient_c: float) -> None:
-        self.config, self.soh_pct = config, soh_pct
-        self._pack = Pack(config, soc_pct=soc_pct, soh_pct=soh_pct, temperature_c=temperature_c, ambient_c=ambient_c)
+    _pack: Pack | ReferencePack
 
     @property
     def soc_pct(self) -> float:
@@ -78,6 +76,16 @@ class CircuitPack:
     def temperature_c(self) -> float:
         """Mean of the cells."""
         return self._pack.temperature_c
+
+
+class CircuitPack(_Measured):
+    """The equivalent circuit: for comparisons with the reference, and where PyBaMM is not installed."""
+
+    _pack: Pack
+
+    def __init__(self, config: DeviceConfig, soc_pct: float, soh_pct: float, temperature_c: float, ambient_c: float) -> None:
+        self.config, self.soh_pct = config, soh_pct
+        self._pack = Pack(config, soc_pct=soc_pct, soh_pct=soh_pct, temperature_c=temperature_c, ambient_c=ambient_c)
 
     def step(self, power_w: float, dt_s: float, ambient_c: float) -> Flow:
         """See PlantPack.step."""
@@ -93,8 +101,10 @@ class CircuitPack:
         return self._pack.state(measured_at)
 
 
-class PybammPack:
+class PybammPack(_Measured):
     """Electrochemical cells."""
+
+    _pack: ReferencePack
 
     def __init__(
         self, config: DeviceConfig, model: ModelName, soc_pct: float, soh_pct: float, temperature_c: float, ambient_c: float
@@ -105,16 +115,6 @@ class PybammPack:
         )
         self._parameters = ecm_parameters(config, soh_pct)
         self._power_w = self._current_a = 0.0
-
-    @property
-    def soc_pct(self) -> float:
-        """State of charge."""
-        return self._pack.soc_pct
-
-    @property
-    def temperature_c(self) -> float:
-        """Mean of the cells."""
-        return self._pack.temperature_c
 
     def step(self, power_w: float, dt_s: float, ambient_c: float) -> Flow:
         """See PlantPack.step."""
