@@ -25,8 +25,8 @@ from benchmarks.policies_peak import peak_tariff  # noqa: E402
 from benchmarks.policies_rules import one_cycle, threshold  # noqa: E402
 from benchmarks.policies_series import five_minute_prices  # noqa: E402
 from optimizer.dynamic import Lattice, lattice  # noqa: E402
-from training.value_data import Correction, Rows, ValueTask  # noqa: E402
 from training.value_config import FitSettings  # noqa: E402
+from training.value_data import Correction, Rows, ValueTask  # noqa: E402
 from training.value_market import Information, Market, Split, read_market, split_by_dates, split_by_half  # noqa: E402
 from training.value_network import Trained, fit_task  # noqa: E402
 from training.value_score import Run, compare  # noqa: E402

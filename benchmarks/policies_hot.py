@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.common import Table, progress
 from policies.learned.network import Mlp
-from training.value_data import Rows, ValueTask
 from training.value_config import FitSettings
+from training.value_data import Rows, ValueTask
 from training.value_fit import fit_network
 from training.value_network import GATE_LEVEL
 from training.value_plants import SHAPE, foresight, operate_linear, operate_tables

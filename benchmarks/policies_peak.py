@@ -19,8 +19,8 @@ from numba import njit
 from benchmarks.common import Table, progress
 from policies.learned.layout import calendar
 from policies.learned.network import Mlp
-from training.value_data import Rows, ValueTask
 from training.value_config import FitSettings
+from training.value_data import Rows, ValueTask
 from training.value_fit import fit_network
 from training.value_market import look_ahead, trailing
 from training.value_network import GATE_LEVEL
