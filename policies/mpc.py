@@ -50,6 +50,8 @@ class MpcConfig(BaseModel):
     """Energy left at the end is worth this share of the horizon's mean import price."""
     wear: bool = True
     """Price throughput by chemistry, SoH and replacement cost."""
+    wear_weight: float = Field(default=1.0, ge=0.0, le=10.0)
+    """Share of that price that a plan counts: below 1 it earns more cash and wears more (docs/evaluation.md has the front)."""
     wear_depth_edges: tuple[float, ...] = ()
     """Depths of discharge (shares of 1, rising) at which throughput gets dearer, such as [0.25, 0.5, 0.75]: deep cycles wear more
     than shallow ones (a choice for large assets; each layer costs solve time). Empty: all throughput costs the same."""
@@ -221,7 +223,8 @@ class MpcPolicy:
                 last = observation.last_plan.get(device.device_id)
                 pack = site.pack(device.device_id)
                 economics = Economics(
-                    wear_eur_per_kwh=wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)
+                    wear_eur_per_kwh=self.config.wear_weight
+                    * wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)
                     if self.config.wear
                     else 0.0,
                     wear_edges=self.config.wear_depth_edges if self.config.wear else (),

@@ -259,6 +259,14 @@ def test_the_decision_carries_reasons_details_and_inputs(observation):
     json.dumps(decision.plan, allow_nan=False)
 
 
+def test_wear_may_count_for_less(observation):
+    full, half = (policy(wear_weight=w).problem(observation).devices for w in (1.0, 0.5))
+    assert [d.wear_eur_per_kwh for d in half] == pytest.approx([0.5 * d.wear_eur_per_kwh for d in full])
+    assert all(d.wear_eur_per_kwh > 0 for d in half)
+    none = policy(wear_weight=0.0).problem(observation).devices
+    assert [d.wear_eur_per_kwh for d in none] == [d.wear_eur_per_kwh for d in policy(wear=False).problem(observation).devices]
+
+
 def test_wear_by_depth_is_a_choice(observation):
     plain, layered = policy().problem(observation), policy(wear_depth_edges=[0.3, 0.6]).problem(observation)
     assert all(device.wear_segments is None for device in plain.devices)
