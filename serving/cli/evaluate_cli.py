@@ -9,10 +9,10 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from core.errors import InputError
+from serving.cli.evaluate_progress import EvaluationProgress
+from serving.cli.evaluate_tables import show_comparison, show_ranking
 from serving.evaluation.config import read_evaluation
 from serving.evaluation.evaluate import Evaluation, contenders_of, default_workers
 from serving.evaluation.report import write_report
@@ -43,13 +43,18 @@ def evaluate(
     contenders = contenders_of(made, config.parent, rows, policy)
     evaluation = Evaluation(config=made, folder=config.parent.absolute(), data_dir=settings.data_dir, contenders=contenders)
     begun = time.monotonic()
-    _run(evaluation, workers or default_workers())
+    try:
+        with EvaluationProgress(console) as progress:
+            evaluation.run(workers or default_workers(), progress.told)
+    except KeyboardInterrupt:
+        console.print("stopped; what is done is kept: the same command goes on")
+        raise
     document = evaluation.document()
     folder = out or settings.data_dir / "evaluations" / made.name
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "evaluation.json", json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode())
     write_report(folder / "report.html", document, evaluation.results)
-    _tables(document)
+    show_ranking(console, document)
     console.print(
         f"{len(evaluation.results)} jobs ({evaluation.from_cache} from the cache) in {time.monotonic() - begun:.0f} s; "
         f"{folder / 'report.html'}, evaluation.json",
@@ -78,54 +83,7 @@ def compare(
     if as_json:
         console.print_json(json.dumps(found, allow_nan=False))
         return
-    for information, part in found.items():
-        if "why_not" in part or part["together"] is None:
-            console.print(f"{information}: {part.get('why_not', 'nothing to earn')}")
-            continue
-        table = Table("scenario", f"{a} less {b}, points", "interval", "EUR", "weeks won / lost", title=information)
-        for name, one in [*part["by_scenario"].items(), ("all", part["together"])]:
-            if one is not None:
-                points = one["points"]
-                table.add_row(
-                    name, f"{points['value']:+.2f}", f"[{points['low']:+.2f}, {points['high']:+.2f}]".replace("[", "\\["),
-                    f"{one['eur']:+.2f}", f"{one['weeks_won']} / {one['weeks_lost']}",
-                )  # fmt: skip
-        console.print(table)
-
-
-def _run(evaluation: Evaluation, workers: int) -> None:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("jobs", total=None)
-
-        def told(done: int, total: int, _steps: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        evaluation.run(workers, told)
-
-
-def _tables(document: dict[str, Any]) -> None:
-    for information, part in document["benchmarks"].items():
-        gap = part.get("foresight_gap_pct")
-        said = "" if gap is None else f"; the gap of perfect foresight is {gap:.1f} %"
-        table = Table(
-            "policy", "score", "interval", "less MPC, points", "EUR", "cycles", "p99 ms", "", title=f"{information}{said}"
-        )
-        for row in part["ranking"]:
-            if row["score"] is None:
-                table.add_row(row["policy"], "-", "", "", "", "", "", row.get("why_not", ""))
-                continue
-            interval, paired = row["score_interval"], row["against_mpc"]
-            points = "" if paired is None else "{value:+.2f} \\[{low:+.2f}, {high:+.2f}]".format(**paired["points"])
-            table.add_row(
-                row["policy"], f"{row['score']:.4f}", "" if interval is None else "{low:.3f} to {high:.3f}".format(**interval),
-                points, f"{row['j_eur']:.2f}", f"{row['full_cycles']:.1f}", f"{1e3 * row['latency_p99_s']:.1f}",
-                "" if row["eligible"] else f"ineligible: {row['why_not']}",
-            )  # fmt: skip
-        console.print(table)
+    show_comparison(console, found, a, b)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ from policies.learned.artefact import read_artefact
 from policies.learned.hybrid import ARTEFACT_KEY
 from serving.evaluation.baselines import Contender
 from serving.evaluation.config import BASELINES, EvaluationConfig, PolicyConfig
-from serving.evaluation.job import Job, ResultCache, code_sha256
+from serving.evaluation.job import Job, code_sha256
 from serving.evaluation.life import lives_of
-from serving.evaluation.pool import FIRST_S, Pool
+from serving.evaluation.pool import FIRST_S, Pool, Turn
+from serving.evaluation.progress import Estimate, Status, Told
+from serving.evaluation.result_cache import Claim, ResultCache
 from serving.evaluation.results import BEST, IDLE, MPC, summarise
 from serving.evaluation.score import Block
 
 ALWAYS = (IDLE, BEST, MPC)
 """Run whatever is asked for: scores are counted from them."""
-Told = Callable[[int, int, int], object]
-"""Called with jobs done, jobs in all, steps done of those that run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,50 +58,20 @@ class Evaluation:
         ]  # fmt: skip
         return sorted(found, key=lambda job: (job.contender.name not in (IDLE, BEST), job.contender.name))
 
-    def run(self, workers: int, told: Told = lambda _d, _a, _s: None) -> None:
+    def run(self, workers: int, told: Told = lambda _: None) -> None:
         """Run what the cache does not hold. What is done is kept at once: a killed evaluation goes on where it was.
 
-        Raises InputError or StoreError when a scenario cannot be made; a policy's failure is a result.
+        Another evaluation of the same data directory takes its share of the jobs, and each has the results of both. Raises
+        InputError or StoreError when a scenario cannot be made, OSError when a result cannot be kept; a policy's failure is a
+        result.
         """
-        cache = ResultCache(self.data_dir / "evaluations" / "cache")
-        worlds: dict[tuple[str, str, int], str] = {}
-        open_jobs: list[Job] = []
-        keys: list[str] = []
-        jobs = self.jobs()
-        for job in jobs:
-            at = _block(job)
-            if at not in worlds:
-                worlds[at] = job.world().sha256()
-            key = job.key(worlds[at])
-            kept = cache.get(key)
-            if kept is None:
-                open_jobs.append(job)
-                keys.append(key)
-            else:
-                # The same decisions may have been cached under another name.
-                self.results[job.contender.name, at] = kept | {"policy": job.contender.name, "scenario": job.scenario.name}
-                self.from_cache += 1
-        steps: dict[int, int] = {}
-        done = len(jobs) - len(open_jobs)
-        told(done, len(jobs), 0)
-
-        def finished(index: int, result: dict[str, Any]) -> None:
-            nonlocal done
-            job, key = open_jobs[index], keys[index]
-            if result["status"] == "ok":
-                cache.put(key, result)
-                result["key"] = key
-            self.results[job.contender.name, _block(job)] = result
-            done += 1
-            steps.pop(index, None)
-            told(done, len(jobs), sum(steps.values()))
-
-        def stepped(index: int, count: int) -> None:
-            steps[index] = count
-            if count % 50 == 0:
-                told(done, len(jobs), sum(steps.values()))
-
-        Pool(workers, self.config.decision_deadline_s, self.first_s).run(open_jobs, finished, stepped)
+        run = _Run(self, ResultCache(self.data_dir / "evaluations" / "cache"), Estimate(workers=workers), told)
+        pool = Pool(workers, self.config.decision_deadline_s, self.first_s)
+        run.look(pool)
+        try:
+            pool.run(run.open_jobs, lambda index, result: run.finished(index, result, pool), run.turn, lambda: run.look(pool))
+        finally:
+            run.release()
 
     def document(self) -> dict[str, Any]:
         """What the evaluation says; JSON-ready."""
@@ -111,6 +81,84 @@ class Evaluation:
             for scenario in self.config.scenarios
         }
         return found
+
+
+class _Run:
+    """One run: which jobs are open, who has them, what is told."""
+
+    def __init__(self, evaluation: Evaluation, cache: ResultCache, estimate: Estimate, told: Told) -> None:
+        self.evaluation, self.cache, self.estimate, self.told = evaluation, cache, estimate, told
+        self.open_jobs: list[Job] = []
+        self.keys: list[str] = []
+        self.claims: dict[int, Claim] = {}
+        self.left: dict[int, str] = {}
+        """Policy of each open job that has not ended."""
+        worlds: dict[tuple[str, str, int], str] = {}
+        jobs = evaluation.jobs()
+        self.total = len(jobs)
+        for job in jobs:
+            at = _block(job)
+            if at not in worlds:
+                worlds[at] = job.world().sha256()
+            key = job.key(worlds[at])
+            if not self._from_cache(job, key):
+                self.left[len(self.open_jobs)] = job.contender.name
+                self.open_jobs.append(job)
+                self.keys.append(key)
+
+    def turn(self, index: int) -> Turn:
+        """See Pool.run: done where another evaluation has left its result, later while another one has it."""
+        job, key = self.open_jobs[index], self.keys[index]
+        claim = self.cache.claim(key)
+        if claim is None:
+            return "later"
+        if self.cache.path(key).exists() and self._from_cache(job, key):
+            claim.release()
+            del self.left[index]
+            return "done"
+        self.claims[index] = claim
+        return "run"
+
+    def finished(self, index: int, result: dict[str, Any], pool: Pool) -> None:
+        """Keep the result and tell."""
+        job, key = self.open_jobs[index], self.keys[index]
+        if result["status"] == "ok":
+            self.cache.put(key, result)
+            result["key"] = key
+        self.claims.pop(index).release()
+        del self.left[index]
+        self.evaluation.results[job.contender.name, _block(job)] = result
+        self.estimate.note(job.contender.name, result)
+        self.told(replace(self._status(pool), ended=(job.contender.name, *_block(job)), error=str(result.get("error", "")),
+                          took_s=float(result["took_s"])))  # fmt: skip
+
+    def look(self, pool: Pool) -> None:
+        """Tell how far it is."""
+        self.told(self._status(pool))
+
+    def release(self) -> None:
+        """What an interrupted run still holds."""
+        for claim in self.claims.values():
+            claim.release()
+        self.claims.clear()
+
+    def _from_cache(self, job: Job, key: str) -> bool:
+        kept = self.cache.get(key)
+        if kept is None:
+            return False
+        # The same decisions may have been cached under another name.
+        name = job.contender.name
+        self.evaluation.results[name, _block(job)] = kept | {"policy": name, "scenario": job.scenario.name}
+        self.evaluation.from_cache += 1
+        self.estimate.note(name, kept)
+        return True
+
+    def _status(self, pool: Pool) -> Status:
+        failed = sum(result["status"] != "ok" for result in self.evaluation.results.values())
+        return Status(
+            done=self.total - len(self.left), total=self.total, from_cache=self.evaluation.from_cache, failed=failed,
+            steps=pool.steps(), left_s=self.estimate.left_s(list(self.left.values()), pool.running_s()),
+        )  # fmt: skip
 
 
 def _block(job: Job) -> Block:

@@ -1,6 +1,7 @@
 """One job: a contender in a week of a scenario under a seed, from its key to its result document.
 
-Here: `Job`, its content hash, `run_job`, the cache of results. Not here: many at once (serving.evaluation.pool).
+Here: `Job`, its content hash, `run_job`. Not here: many at once (serving.evaluation.pool), the cache
+(serving.evaluation.result_cache).
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from serving.evaluation.foresight import Foresight, fitted, pack_model
 from serving.evaluation.plant import make_packs
 from serving.evaluation.replay import Trace, replay
 from serving.evaluation.world import World, make_world
-from stores.datasets.prices import write_atomically
 
 FORESIGHT = "perfect_foresight"
 ROUNDS = 4
@@ -166,28 +166,3 @@ def _foresight(job: Job, world: World, progress: Progress) -> tuple[Trace, float
         models = [fitted(model, world, trace, p) for p, model in enumerate(models)]
     assert best is not None  # noqa: S101 - ROUNDS > 0 and money is finite
     return best, max(promised, best_eur)
-
-
-@dataclass(frozen=True, slots=True)
-class ResultCache:
-    """Results by key, one file each, whole or not there."""
-
-    folder: Path
-
-    def path(self, key: str) -> Path:
-        """Where a result lies."""
-        return self.folder / key[:2] / f"{key}.json"
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The result, or None where there is none that can be read."""
-        try:
-            found: dict[str, Any] = json.loads(self.path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if found.get("key") == key else None
-
-    def put(self, key: str, result: dict[str, Any]) -> None:
-        """Keep a result. Raises OSError; what was there stays."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({**result, "key": key}, allow_nan=False).encode())

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -29,13 +29,22 @@ FIRST_S = 300.0
 """... and so much longer for its first decision: kernels are compiled once, too."""
 LOOK_S = 0.2
 Done = Callable[[int, dict[str, Any]], object]
-Step = Callable[[int, int], object]
+Turn = Literal["run", "later", "done"]
+"""What to do with a job now: run it; ask again, someone else has it; nothing, its result is there."""
+
+
+def end_with_parent() -> None:
+    """However the evaluator ends, this process does too, even while a policy hangs in native code."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        os._exit(1)  # it was gone before we asked
 
 
 def work(pipe: Connection) -> None:
     """A worker: jobs in, ("step", n), ("done", result) or ("failed", error) out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     configure_logging()
     # Solver chains say when they fall back; a replay of weeks would drown the terminal in it.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
@@ -57,6 +66,7 @@ class _Worker:
     process: Any
     pipe: Connection
     index: int = -1
+    began_s: float = 0.0
     heard_s: float = 0.0
     steps: int = -1
     """Decided so far; -1 while the packs are built."""
@@ -72,16 +82,26 @@ class Pool:
     build_s: float = BUILD_S
     _live: list[_Worker] = field(default_factory=list)
 
-    def run(self, jobs: Sequence[Job], on_done: Done, on_step: Step = lambda _i, _n: None) -> None:
-        """All of them; `on_done(index, result)` in the order in which they end. A failed one has `status` failed and `error`."""
-        waiting = list(range(len(jobs)))[::-1]
+    def run(
+        self,
+        jobs: Sequence[Job],
+        on_done: Done,
+        turn: Callable[[int], Turn] = lambda _: "run",
+        on_look: Callable[[], object] = lambda: None,
+    ) -> None:
+        """All of them; `on_done(index, result)` in the order in which they end. A failed one has `status` failed and `error`.
+
+        `turn(index)` is asked before a job is handed out; `on_look` is called again and again while jobs run.
+        """
+        waiting = list(range(len(jobs)))
         try:
             while waiting or any(worker.index >= 0 for worker in self._live):
-                self._hand_out(jobs, waiting)
+                self._hand_out(jobs, waiting, turn)
+                on_look()
                 ready = wait([worker.pipe for worker in self._live if worker.index >= 0], timeout=LOOK_S)
                 for worker in list(self._live):
                     if worker.index >= 0 and worker.pipe in ready:
-                        self._hear(worker, on_done, on_step)
+                        self._hear(worker, on_done)
                 self._overdue(on_done)
         finally:
             self.close()
@@ -92,18 +112,42 @@ class Pool:
             self._end(worker)
         self._live.clear()
 
-    def _hand_out(self, jobs: Sequence[Job], waiting: list[int]) -> None:
+    def _hand_out(self, jobs: Sequence[Job], waiting: list[int], turn: Callable[[int], Turn]) -> None:
         while waiting:
             free = next((worker for worker in self._live if worker.index < 0), None)
-            if free is None:
-                if len(self._live) >= self.workers:
-                    return
-                free = _start()
-                self._live.append(free)
-            free.index, free.steps, free.heard_s = waiting.pop(), -1, time.monotonic()
-            free.pipe.send(jobs[free.index])
+            if free is None and len(self._live) >= self.workers:
+                return
+            index = _next(waiting, turn)
+            if index is None:
+                return
+            self._give(free, index, jobs[index])
 
-    def _hear(self, worker: _Worker, on_done: Done, on_step: Step) -> None:
+    def _give(self, worker: _Worker | None, index: int, job: Job) -> None:
+        """To this worker, or to a new one where it has ended meanwhile."""
+        if worker is not None:
+            try:
+                worker.pipe.send(job)
+            except OSError:
+                self._end(worker)
+                self._live.remove(worker)
+                worker = None
+        if worker is None:
+            worker = _start()
+            self._live.append(worker)
+            worker.pipe.send(job)
+        worker.index, worker.steps = index, -1
+        worker.began_s = worker.heard_s = time.monotonic()
+
+    def running_s(self) -> list[float]:
+        """How long each job under way has run."""
+        now = time.monotonic()
+        return [now - worker.began_s for worker in self._live if worker.index >= 0]
+
+    def steps(self) -> int:
+        """Decided by the jobs under way."""
+        return sum(max(0, worker.steps) for worker in self._live if worker.index >= 0)
+
+    def _hear(self, worker: _Worker, on_done: Done) -> None:
         try:
             kind, content = worker.pipe.recv()
         except (EOFError, OSError):
@@ -112,10 +156,10 @@ class Pool:
         worker.heard_s = time.monotonic()
         if kind == "step":
             worker.steps = max(worker.steps, int(content))
-            on_step(worker.index, worker.steps)
             return
         index, worker.index = worker.index, -1
-        on_done(index, content if kind == "done" else {"status": "failed", "error": str(content)})
+        result = content if kind == "done" else {"status": "failed", "error": str(content)}
+        on_done(index, result | {"took_s": time.monotonic() - worker.began_s})
 
     def _overdue(self, on_done: Done) -> None:
         for worker in list(self._live):
@@ -127,7 +171,7 @@ class Pool:
     def _failed(self, worker: _Worker, on_done: Done, why: str) -> None:
         self._end(worker)
         self._live.remove(worker)
-        on_done(worker.index, {"status": "failed", "error": why})
+        on_done(worker.index, {"status": "failed", "error": why, "took_s": time.monotonic() - worker.began_s})
 
     def _end(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -135,12 +179,24 @@ class Pool:
         worker.pipe.close()
 
 
+def _next(waiting: list[int], turn: Callable[[int], Turn]) -> int | None:
+    """Takes the first job that may run from `waiting`, and all that need not; None when there is none now."""
+    for index in list(waiting):
+        now = turn(index)
+        if now == "later":
+            continue
+        waiting.remove(index)
+        if now == "run":
+            return index
+    return None
+
+
 def _start() -> _Worker:
     # One thread each: solvers and PyBaMM would otherwise fight for the cores.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["serving.evaluation.pool"])
+    # Spawned, not forked by a server: the kernel's signal at a parent's death (see work) must come from the evaluator itself.
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(there,), name="evaluation", daemon=True)
     process.start()

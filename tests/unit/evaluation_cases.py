@@ -3,6 +3,9 @@
 A module of its own because the worker processes import the contenders by name.
 """
 
+import ctypes
+import os
+import signal
 import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -67,8 +70,12 @@ class Fixed:
 
     def decide(self, observation):
         self.seen.append(observation)
-        if self.mode == "hang":
+        if self.mode == "hang" or (self.mode == "hang_later" and len(self.seen) > 1):
             threading.Event().wait()
+        if self.mode == "hang_in_c" and len(self.seen) > 1:  # holds the interpreter's lock: no other thread of the process runs
+            ctypes.PyDLL(None).pause()
+        if self.mode == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
         if self.mode == "raise":
             raise ZeroDivisionError("1 / 0")
         if self.mode == "unable":

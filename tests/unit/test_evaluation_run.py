@@ -17,6 +17,7 @@ from serving.evaluation import evaluate, job
 from serving.evaluation.baselines import Contender
 from serving.evaluation.evaluate import Evaluation, contenders_of
 from serving.evaluation.report import html_of
+from serving.evaluation.result_cache import ResultCache
 from serving.evaluation.results import pairwise
 
 NAMES = ("idle", "threshold", "one_cycle", "perfect_foresight")
@@ -75,7 +76,7 @@ def test_what_is_done_is_not_done_again_and_failures_are_tried_again(done):
 
 
 def test_a_damaged_result_is_made_anew(done):
-    cached = job.ResultCache(done.data_dir / "evaluations" / "cache")
+    cached = ResultCache(done.data_dir / "evaluations" / "cache")
     key = done.results["good", ("one", "2023-03-06", 0)]["key"]
     whole = cached.path(key).read_bytes()
     cached.path(key).write_bytes(whole[: len(whole) // 2])
