@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 from optimizer.structured import layout as f
-from optimizer.structured.lanes import least, load, most, stage, store, whole_pass
+from optimizer.structured.lanes import inverse, least, load, most, stage, store, whole_pass
 from optimizer.structured.layout import ROW
 from optimizer.structured.rows import renew
 
 Value = Any
+TINY = 1e-300
 
 
 @stage
@@ -40,15 +41,24 @@ def in_range(residual: Value, x: Value, width: Value) -> Value:
 
 
 @stage
+def in_curve(residual: Value, x: Value, width: Value, curve: Value) -> Value:
+    """The same where the cost bends: moving x by y also costs curve y^2 / 2, so that no more than residual^2 / (2 curve) is earned.
+
+    Without it the rounding of multipliers, times a range, would pass for a gap.
+    """
+    return least(in_range(residual, x, width), residual * residual * inverse(2.0 * curve + TINY))
+
+
+@stage
 def settle_soft2(
     w: Any, at: int, x: Value, z: Value, above: Value, below: Value, price: Value, gap: Value, worst: Value
 ) -> tuple[Value, Value, Value, Value]:
     """(net multiplier on x, what the residual of z could earn, gap, least slack); price = linear + square z."""
     l_a, gap, worst = settle(w, at, above - x + z, gap, worst)
     l_b, gap, worst = settle(w, at + ROW, below + x + z, gap, worst)
-    l_z, gap, worst = settle(w, at + 2 * ROW, z, gap, worst)
+    _, _, worst = settle(w, at + 2 * ROW, z, gap, worst)
     lacking = most(most(x - z - above, -x - z - below), most(-z, 0.0))
-    return l_a - l_b, in_range(price - l_a - l_b - l_z, z, 1.0), gap + price * lacking, worst
+    return l_a - l_b, in_range(price - l_a - l_b, z, 1.0), gap + price * lacking, worst
 
 
 @stage
@@ -57,17 +67,39 @@ def settle_soft(
 ) -> tuple[Value, Value, Value, Value]:
     """`settle_soft2` with one side."""
     l_a, gap, worst = settle(w, at, right - x + z, gap, worst)
-    l_z, gap, worst = settle(w, at + ROW, z, gap, worst)
+    _, _, worst = settle(w, at + ROW, z, gap, worst)
     lacking = most(x - z - right, most(-z, 0.0))
-    return l_a, in_range(price - l_a - l_z, z, 1.0), gap + price * lacking, worst
+    return l_a, in_range(price - l_a, z, 1.0), gap + price * lacking, worst
 
 
 @stage
-def settle_box(w: Any, at: int, x: Value, right: Value, gap: Value, worst: Value) -> tuple[Value, Value, Value]:
-    """(net multiplier on x, gap, least slack); what cutting x to its range may cost is priced as power at the meter's limit."""
-    l_low, gap, worst = settle(w, at, x, gap, worst)
-    l_high, gap, worst = settle(w, at + ROW, right - x, gap, worst)
-    return l_high - l_low, gap + load(w, f.GRID_LINEAR) * most(most(-x, x - right), 0.0), worst
+def settle_box(w: Any, at: int, x: Value, right: Value, worst: Value) -> tuple[Value, Value]:
+    """(cost of a step beyond the range, least slack). Box multipliers are not needed: the best ones follow from the reduced cost."""
+    _, _, worst = settle(w, at, x, 0.0 * x, worst)
+    _, _, worst = settle(w, at + ROW, right - x, 0.0 * x, worst)
+    return load(w, f.GRID_LINEAR) * most(most(-x, x - right), 0.0), worst
+
+
+@stage
+def settle_swing(w: Any, steps: int, l_d: Value, worst: Value) -> tuple[Value, Value, Value, Value]:
+    """(factor on the multipliers of the highest energy, of the lowest, gap of their first rows, least slack).
+
+    The factors make the multipliers of highest and lowest energy sum to that of the depth: their rounding, which grows with the
+    weights of all steps, would else be charged at the whole range of the energy.
+    """
+    high, low = load(w, f.HIGH), load(w, f.LOW)
+    slack_h, slack_l = high - load(w, f.HIGH_0), load(w, f.LOW_0) - low
+    first_h, _, worst = settle(w, f.R_HIGH_0, slack_h, 0.0 * high, worst)
+    first_l, _, worst = settle(w, f.R_LOW_0, slack_l, 0.0 * high, worst)
+    sum_h, sum_l = first_h, first_l
+    for k in range(steps):
+        s = f.HEAD + f.STEP * k
+        e, idle = load(w, s + f.S_E), load(w, s + f.E_IDLE)
+        l_h, _, worst = settle(w, s + f.R_HIGH, high - idle - e, 0.0 * high, worst)
+        l_l, _, worst = settle(w, s + f.R_LOW, idle + e - low, 0.0 * high, worst)
+        sum_h, sum_l = sum_h + l_h, sum_l + l_l
+    factor_h, factor_l = l_d * inverse(sum_h + TINY), l_d * inverse(sum_l + TINY)
+    return factor_h, factor_l, factor_h * first_h * slack_h + factor_l * first_l * slack_l, worst
 
 
 @whole_pass
@@ -77,15 +109,15 @@ def audit(w: Any, steps: int, flags: int) -> None:
     gap = 0.0 * peak
     worst, co_t = gap, gap
     l_p, gap, worst = settle(w, f.R_PEAK_0, peak - load(w, f.PEAK_0), gap, worst)
-    l_h, gap, worst = settle(w, f.R_HIGH_0, high - load(w, f.HIGH_0), gap, worst)
-    l_l, gap, worst = settle(w, f.R_LOW_0, load(w, f.LOW_0) - low, gap, worst)
     l_d, dual, gap, worst = settle_soft(w, f.R_DEPTH, high - low, over, load(w, f.DEPTH), load(w, f.DEPTH_LINEAR), gap, worst)
+    factor_h, factor_l, rest, worst = settle_swing(w, steps, l_d, worst)
+    gap = gap + rest
     l_e, rest, gap, worst = settle_soft2(
         w, f.R_END, e, load(w, f.SHORT), load(w, f.END_HIGH), load(w, f.END_LOW), load(w, f.END_LINEAR), gap, worst
     )
     dual = dual + rest
     co_e = l_e - load(w, f.TERMINAL)
-    r_p, r_h, r_l = load(w, f.PEAK_PRICE) - l_p, l_d - l_h, l_l - l_d
+    r_p = load(w, f.PEAK_PRICE) - l_p
     for step in range(steps):
         k = steps - 1 - step
         s = f.HEAD + f.STEP * k
@@ -97,10 +129,10 @@ def audit(w: Any, steps: int, flags: int) -> None:
             w, s + f.R_E, e, z, load(w, s + f.E_ABOVE), load(w, s + f.E_BELOW), price, gap, worst
         )
         dual = dual + rest
-        l_h, gap, worst = settle(w, s + f.R_HIGH, high - idle - e, gap, worst)
-        l_l, gap, worst = settle(w, s + f.R_LOW, idle + e - low, gap, worst)
+        l_h = factor_h * (load(w, s + f.R_HIGH) * load(w, s + f.R_HIGH + 1))
+        l_l = factor_l * (load(w, s + f.R_LOW) * load(w, s + f.R_LOW + 1))
+        gap = gap + l_h * (high - idle - e) + l_l * (idle + e - low)
         gap = gap + load(w, f.DEPTH_LINEAR) * (most(e + idle - high, 0.0) + most(low - idle - e, 0.0))
-        r_h, r_l = r_h - l_h, r_l + l_l
         co_e = co_e + l_e + l_h - l_l + load(w, f.STRESS) * (e + idle) + load(w, f.STRESS_0)
         z = load(w, s + f.X_T)
         price = load(w, f.T_LINEAR) + load(w, f.T_SQUARE) * z
@@ -133,8 +165,8 @@ def audit(w: Any, steps: int, flags: int) -> None:
         if flags & f.CURTAIL:
             width = load(w, s + f.U_MAX)
             u = load(w, s + f.X_U)
-            l_u, gap, worst = settle_box(w, s + f.R_U, u, width, gap, worst)
-            dual = dual + in_range(meter + l_u + load(w, s + f.U_PRICE), u, width)
+            beyond, worst = settle_box(w, s + f.R_U, u, width, worst)
+            gap, dual = gap + beyond, dual + in_range(meter + load(w, s + f.U_PRICE), u, width)
         store(w, s + f.METER, meter)
         store(w, s + f.VALUE, -co_e)
         # battery
@@ -144,8 +176,9 @@ def audit(w: Any, steps: int, flags: int) -> None:
             w, s + f.R_V, v, z, load(w, s + f.V_ABOVE), load(w, s + f.V_BELOW), price, gap, worst
         )
         dual = dual + rest
-        l_c, gap, worst = settle_box(w, s + f.R_C, c, load(w, s + f.C_MAX), gap, worst)
-        l_d, gap, worst = settle_box(w, s + f.R_D, d, load(w, s + f.D_MAX), gap, worst)
+        beyond_c, worst = settle_box(w, s + f.R_C, c, load(w, s + f.C_MAX), worst)
+        beyond_d, worst = settle_box(w, s + f.R_D, d, load(w, s + f.D_MAX), worst)
+        gap, l_c, l_d = gap + beyond_c + beyond_d, 0.0 * c, 0.0 * d
         before = load(w, s + f.VE) * l_v
         if flags & f.TAPER:
             e = load(w, s - f.STEP + f.S_E) if k > 0 else 0.0 * e
@@ -160,8 +193,9 @@ def audit(w: Any, steps: int, flags: int) -> None:
         r_c = r_c + load(w, s + f.HC) * co_e + load(w, s + f.BC) * co_t
         r_d = load(w, f.WEAR) + load(w, f.CURVE) * d + l_d - net_price
         r_d = r_d - load(w, s + f.HD) * co_e + load(w, s + f.BD) * co_t
-        dual = dual + in_range(r_c, c, load(w, s + f.C_MAX)) + in_range(r_d, d, load(w, s + f.D_MAX))
+        curve = load(w, f.CURVE)
+        dual = dual + in_curve(r_c, c, load(w, s + f.C_MAX), curve) + in_curve(r_d, d, load(w, s + f.D_MAX), curve)
         co_e, co_t = co_e + before, load(w, f.DECAY) * co_t
     store(w, f.AUDIT_GAP, gap)
     store(w, f.AUDIT_PRIMAL, worst)
-    store(w, f.AUDIT_DUAL, dual + size(r_p) + size(r_h) + size(r_l))
+    store(w, f.AUDIT_DUAL, dual + size(r_p))
