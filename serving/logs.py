@@ -20,5 +20,6 @@ def configure_logging(*, verbose: bool = False, json_logs: bool = False) -> None
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Looked up at each line: standard error may have been exchanged since.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

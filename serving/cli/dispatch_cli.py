@@ -92,6 +92,9 @@ def dispatch(
     metrics_port: int | None = typer.Option(
         None, "--metrics-port", min=0, max=65_535, help="Serve /metrics and /healthz on this port of 127.0.0.1 (0: a free one)."
     ),
+    watch: bool = typer.Option(
+        True, "--watch/--no-watch", help="Let policies in testing decide beside the active one, score each day, act on drift."
+    ),
     once: bool = typer.Option(
         False, "--once", help="One tick for the running interval, then end; exit code 1 without a decision."
     ),
@@ -113,6 +116,7 @@ def dispatch(
         deadline_s=policy_deadline_s,
         lease_ttl_s=lease_s,
         command_timeout_s=command_timeout_s,
+        watch=watch,
     )
     settings = StoreSettings.from_env()
     with open_stores(settings, migrate=True) as stores:

@@ -14,6 +14,7 @@ from serving.dispatch.inputs import Freshness, gather
 from serving.dispatch.tick import next_boundary
 from serving.plan_view import device_table, inputs_table, plan_console, summary
 from serving.plots import plot_plan
+from serving.shadow.settings import without_watch
 from stores.connections import open_stores
 from stores.postgres.policies import ranked_policies
 from stores.settings import StoreSettings
@@ -36,7 +37,7 @@ def plan(
         record = next((r for r in ranked_policies(stores.pg, site) if r.policy_type == "MPC"), None)
         if record is None:
             raise InputError(source="optimization_policies", field="site_id", value=site, expected="an active MPC policy")
-        policy = MpcPolicy(record)
+        policy = MpcPolicy(without_watch(record))
         interval_s = record.update_interval_seconds or 0
         moment = clock_from_env().now() if asked is None else asked
         start = next_boundary(moment, interval_s) - timedelta(seconds=interval_s if asked else 0)

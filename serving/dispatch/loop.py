@@ -29,6 +29,9 @@ from serving.dispatch.ranking import PolicyBench, deadline_of
 from serving.dispatch.runner import ProcessRunner
 from serving.dispatch.tick import SiteDispatcher, TickOptions, TickResult, next_boundary
 from serving.dispatch.warm import settle_memory, warm_kernels
+from serving.shadow.desk import ShadowDesk
+from serving.shadow.keeper import DayKeeper
+from serving.shadow.watch import Watch
 from stores.connections import Stores
 from stores.failures import STORE_FAILURES
 from stores.postgres.decisions import last_decision
@@ -77,6 +80,8 @@ class LoopOptions:
     lease_ttl_s: float = LEASE_TTL_S
     command_timeout_s: int = DEFAULT_TIMEOUT_S
     """Wall seconds within which a device must begin a command."""
+    watch: bool = False
+    """Shadows beside the ticks, daily scores, drift (docs/shadow_and_drift.md); not with `once` or `dry_run`."""
     artefacts: Artefacts | None = None
     """Where learned policies' files are; None: GridFS of the stores."""
     factory: Factory = policy_of
@@ -139,6 +144,7 @@ class SiteLoop:
         self.dispatcher = SiteDispatcher(
             stores, options.site_id, PolicyBench(self.runner, options.artefacts or StoredArtefacts(stores)), metrics
         )
+        self.watch = self._watch() if options.watch and not options.once and not options.dry_run else None
         self.last: TickResult | None = None
         self.ticks = 0
         self._failures = 0
@@ -157,10 +163,17 @@ class SiteLoop:
             settle_memory()
             if not self.options.dry_run:
                 self.keeper.start()
+            if self.watch is not None:
+                self.watch.start()
             self._rounds(interval_s, horizon_s)
         finally:
             self._end()
         return self.ticks
+
+    def _watch(self) -> Watch:
+        options, artefacts = self.options, self.options.artefacts or StoredArtefacts(self.stores)
+        desk = ShadowDesk(self.stores, options.site_id, artefacts, options.factory, self.metrics)
+        return Watch(desk, DayKeeper(self.stores, options.site_id, self.clock, self.holder, self.metrics))
 
     def _rounds(self, interval_s: int, horizon_s: int) -> None:
         boundary = next_boundary(self.clock.now(), interval_s)
@@ -235,6 +248,8 @@ class SiteLoop:
         self.ticks += 1
         self.health.ticked_s = time.monotonic()
         self.health.source = self.last.decision.source if self.last.decision else "none"
+        if self.watch is not None and lease is not None:
+            self.watch.ticked(self.last, deadline_s=options.deadline_s, interval_wall_s=wall_s)
         if self.on_tick is not None:
             self.on_tick(boundary, self.last)
 
@@ -303,6 +318,8 @@ class SiteLoop:
         finally:
             self.keeper.stop()
             self.dispatcher.bench.close()
+            if self.watch is not None:
+                self.watch.close()
             self.metrics.lease(0, 0.0)
 
 

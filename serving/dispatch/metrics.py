@@ -47,6 +47,12 @@ class DispatchMetrics:
     lease_seconds_left: Gauge = field(init=False)
     store_failures: Counter = field(init=False)
     loop_restarts: Counter = field(init=False)
+    shadow_turns: Counter = field(init=False)
+    days_scored: Counter = field(init=False)
+    policy_alarms: Counter = field(init=False)
+    policy_day_score: Gauge = field(init=False)
+    policy_live_score: Gauge = field(init=False)
+    predictions_adrift: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -77,6 +83,13 @@ class DispatchMetrics:
         self.lease_seconds_left = gauge("lease_seconds_left", "Seconds for which the lease may still be trusted")
         self.store_failures = counter("store_failures", "Failures of a store, by exception", "kind")
         self.loop_restarts = counter("loop_restarts", "Loops of a site that ended with an error and were started again")
+
+        self.shadow_turns = counter("shadow_turns", "Turns of shadows: decided, or why not", "policy", "outcome")
+        self.days_scored = counter("days_scored", "Days: scored, unscored (marked with the reason), failed", "result")
+        self.policy_alarms = counter("policy_alarms", "Alarms about policies, and what followed", "policy", "kind", "action")
+        self.policy_day_score = gauge("policy_day_score", "Score of the newest scored day", "policy", "role")
+        self.policy_live_score = gauge("policy_live_score", "Score of the newest scored days together", "policy", "role")
+        self.predictions_adrift = gauge("predictions_adrift", "Packs' quantities that had drifted on the newest day", "policy")
 
     def site(self, site_id: str) -> SiteMetrics:
         """The same for one site."""
@@ -161,6 +174,27 @@ class SiteMetrics:
     def policy_restart(self) -> None:
         """The policy process was killed or died."""
         self.all.policy_restarts.labels(self.site_id).inc()
+
+    def shadow(self, policy: str, outcome: str) -> None:
+        """A shadow's turn has ended, or was left out."""
+        self.all.shadow_turns.labels(self.site_id, policy, outcome).inc()
+
+    def day_scored(self, result: str) -> None:
+        """A day was scored, marked without a score, or failed."""
+        self.all.days_scored.labels(self.site_id, result).inc()
+
+    def policy_alarm(self, policy: str, kind: str, action: str) -> None:
+        """Something was raised about an active policy."""
+        self.all.policy_alarms.labels(self.site_id, policy, kind, action).inc()
+
+    def policy_scores(self, policy: str, role: str, *, day: float | None, live: float | None, adrift: int) -> None:
+        """Scores of the newest day and of the newest days together; what has none keeps its last."""
+        if day is not None:
+            self.all.policy_day_score.labels(self.site_id, policy, role).set(day)
+        if live is not None:
+            self.all.policy_live_score.labels(self.site_id, policy, role).set(live)
+        if role == "commanded":
+            self.all.predictions_adrift.labels(self.site_id, policy).set(adrift)
 
     def lease(self, epoch: int, seconds_left: float) -> None:
         """The lease as it is trusted."""

@@ -17,6 +17,7 @@ from policies.learned.hybrid import ARTEFACT_KEY, HybridPolicy
 from policies.learned.value import EnergyValuePolicy
 from policies.mpc import MpcPolicy
 from serving.dispatch.pack_layout import layout_of
+from serving.shadow.settings import without_watch
 
 NO_ARTEFACT = "this controller carries no artefact"
 
@@ -35,6 +36,7 @@ def policy_of(record: PolicyRecord, files: ArtefactFiles | None = None) -> Polic
     Raises InputError naming the field when its config is not valid, ArtefactError naming what of the artefact does not fit: hash,
     shapes, observation layout, kind.
     """
+    record = without_watch(record)
     if record.policy_type == "MPC":
         return MpcPolicy(record)
     source = f"optimization_policies {record.name!r}"

@@ -101,11 +101,8 @@ class PolicyBench:
             return _pass_over(record.name, error.why, str(error))
         except PulseBmsError as error:
             return _pass_over(record.name, Why.REFUSED, f"refused: {error}")
-        total_w = sum(abs(point.power_w) for point in gated.decision.set_points) + gated.projected_w
-        if gated.projected_w > PROJECTED_TOO_FAR * total_w and gated.projected_w > MATERIAL_SHARE_W:
-            text = f"the gate cut {gated.projected_w:.0f} of {total_w:.0f} W: {'; '.join(gated.changes.values())}"
-            return _pass_over(record.name, Why.CUT, text)
-        return gated
+        too_far = cut_too_far(gated)
+        return _pass_over(record.name, Why.CUT, too_far) if too_far else gated
 
     def _fallback(self, policy: Policy, observation: Observation, meter: Meter | None) -> Gated | PassedOver:
         """The rule and hold need no solver: they run here, and whatever the gate leaves of them stands."""
@@ -134,6 +131,14 @@ def _stopped(observation: Observation, meter: Meter | None) -> Gated:
 def _pass_over(name: str, why: Why, text: str) -> PassedOver:
     log.warning("policy_passed_over", policy=name, reason=why.value, why=text)
     return PassedOver(name, why, text)
+
+
+def cut_too_far(gated: Gated) -> str:
+    """Why what the gate left of a decision is not its policy's any more; empty when it still is."""
+    total_w = sum(abs(point.power_w) for point in gated.decision.set_points) + gated.projected_w
+    if gated.projected_w > PROJECTED_TOO_FAR * total_w and gated.projected_w > MATERIAL_SHARE_W:
+        return f"the gate cut {gated.projected_w:.0f} of {total_w:.0f} W: {'; '.join(gated.changes.values())}"
+    return ""
 
 
 def deadline_of(interval_wall_s: float) -> float:

@@ -19,9 +19,10 @@ from core.decisions import Decision
 from core.devices import DeviceConfig
 from core.errors import InputError
 from core.limits import PackLimits, tightest
+from policies.base import Observation
 from serving.dispatch.alarms import shutdown_reason
 from serving.dispatch.inputs import Freshness, Gathered, gather
-from serving.dispatch.meter import latest_meter
+from serving.dispatch.meter import Meter, latest_meter
 from serving.dispatch.metrics import SiteMetrics
 from serving.dispatch.ranking import LONGEST_S, PassedOver, PolicyBench, with_record
 from serving.dispatch.translate import drafts_of, stop_drafts
@@ -71,6 +72,9 @@ class TickResult:
     left_out: dict[str, str]
     wall_s: float
     why_no_decision: str = ""
+    observation: Observation | None = None
+    """What was decided on; None where nothing could be gathered."""
+    meter: Meter | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +103,8 @@ class SiteDispatcher:
         why = ""
         left_out: dict[str, str] = {}
         devices: tuple[DeviceConfig, ...] = ()
+        gathered: Gathered | None = None
+        meter: Meter | None = None
         try:
             gathered = gather(
                 self.stores,
@@ -109,7 +115,8 @@ class SiteDispatcher:
                 fresh=options.fresh,
             )
             left_out, devices = dict(gathered.left_out), gathered.all_devices
-            decision, passed_over = self._decide(gathered, options)
+            meter = latest_meter(self.stores, self.site_id, starts_at, options.interval_s)
+            decision, passed_over = self._decide(gathered, meter, options)
             if commanding is not None:
                 pending.remember_site(self.stores.redis, self.site_id, [device.device_id for device in devices])
                 count += self._command(decision, gathered, options, commanding)
@@ -128,6 +135,8 @@ class SiteDispatcher:
             left_out=left_out,
             wall_s=time.monotonic() - begun_s,
             why_no_decision=why,
+            observation=gathered.observation if gathered is not None else None,
+            meter=meter,
         )
         self._report(result, starts_at, passed_over, devices, watched=commanding is not None)
         return result
@@ -243,10 +252,9 @@ class SiteDispatcher:
             )
         return self.send(drafts, lease)
 
-    def _decide(self, gathered: Gathered, options: TickOptions) -> tuple[Decision, list[PassedOver]]:
+    def _decide(self, gathered: Gathered, meter: Meter | None, options: TickOptions) -> tuple[Decision, list[PassedOver]]:
         records = ranked_policies(self.stores.pg, self.site_id)
         observation = gathered.observation
-        meter = latest_meter(self.stores, self.site_id, observation.starts_at, options.interval_s)
         gated, passed_over = self.bench.decide(records, observation, meter=meter, deadline_s=options.deadline_s)
         self.metrics.decision(gated, passed_over)
         # What was gathered is on the record whoever decided: a rule copies no inputs.

@@ -5,8 +5,6 @@ It holds no connection to any store and dies with its dispatcher. Not here: dead
 
 from __future__ import annotations
 
-import ctypes
-import signal
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -14,18 +12,17 @@ import structlog
 
 from core.errors import PulseBmsError
 from policies.base import PolicyUnableError
+from serving.dispatch.asked_process import bound_to_parent
 from serving.dispatch.policy_factory import Built, Factory
 from serving.dispatch.warm import warm_kernels
 from serving.logs import configure_logging
 
 log = structlog.get_logger()
-PR_SET_PDEATHSIG = 1
 
 
 def serve(pipe: Connection, factory: Factory) -> None:
     """Answer until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the dispatcher's to handle
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    bound_to_parent()
     configure_logging()
     warm_kernels()
     built = Built(factory)

@@ -63,6 +63,14 @@ def last_decision(conn: psycopg.Connection[Any], site_id: str) -> Decision | Non
     return None if row is None else _decision(row)
 
 
+def first_decision_since(conn: psycopg.Connection[Any], site_id: str, since: datetime) -> datetime | None:
+    """When the first interval begins that was decided for at `since` or later; None when there is none."""
+    row = conn.execute(
+        "SELECT min(starts_at) FROM optimizer.decisions WHERE site_id = %s AND starts_at >= %s", (site_id, since)
+    ).fetchone()
+    return row[0] if row else None
+
+
 def delete_decisions(conn: psycopg.Connection[Any], site_id: str) -> int:
     """Forget a site's decisions (a demo's, before it runs again); returns the rows."""
     return conn.execute("DELETE FROM optimizer.decisions WHERE site_id = %s", (site_id,)).rowcount

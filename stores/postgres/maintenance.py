@@ -9,6 +9,9 @@ import psycopg
 
 OUTBOX_DAYS = 7
 """Ended outbox rows are kept this long: command_history is the record."""
+SHADOW_DAYS = 30
+"""What shadows decided; what their days were worth is kept for SCORE_DAYS."""
+SCORE_DAYS = 730
 
 
 def maintain_postgres(conn: psycopg.Connection[Any], at: datetime | None = None) -> dict[str, int]:
@@ -27,6 +30,20 @@ def maintain_postgres(conn: psycopg.Connection[Any], at: datetime | None = None)
     ids = conn.execute(
         "DELETE FROM optimizer.decisions WHERE recorded_at < %s::timestamptz - interval '1 year'", (moment,)
     ).rowcount
+    shadows = conn.execute(
+        "DELETE FROM optimizer.shadow_decisions WHERE recorded_at < %s::timestamptz - make_interval(days => %s)",
+        (moment, SHADOW_DAYS),
+    ).rowcount
+    conn.execute(
+        "DELETE FROM optimizer.shadow_states WHERE written_at < %s::timestamptz - make_interval(days => %s)",
+        (moment, SHADOW_DAYS),
+    )
+    days = conn.execute(
+        "DELETE FROM optimizer.scored_days WHERE scored_at < %s::timestamptz - make_interval(days => %s)", (moment, SCORE_DAYS)
+    ).rowcount
+    conn.execute(
+        "DELETE FROM optimizer.policy_alarms WHERE raised_at < %s::timestamptz - make_interval(days => %s)", (moment, SCORE_DAYS)
+    )
     stray = conn.execute("SELECT count(*) FROM command_history_default").fetchone() or (0,)
     return {
         "partitions made": made,
@@ -35,6 +52,8 @@ def maintain_postgres(conn: psycopg.Connection[Any], at: datetime | None = None)
         "devices archived": archived[0],
         "outbox rows deleted": outbox,
         "decisions deleted": ids,
+        "shadow decisions deleted": shadows,
+        "scored days deleted": days,
         "rows in default partition": stray[0],
     }
 
