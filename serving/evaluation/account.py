@@ -1,6 +1,7 @@
 """What a week was worth: cash, wear, energy left, cycles, peak, life; from a trace and its world.
 
-J = (bill without packs - bill with them) - wear + (stored energy at the end - at the start) x mean price of the week, EUR. Wear
+J = (bill without packs - bill with them) - wear + (stored energy at the end - at the start) x mean price of the week, EUR. A bill
+is energy and, where the site pays for it, the month's peak beyond what had been incurred before (serving.evaluation.meter). Wear
 is throughput at the pack's wear price (optimizer.linearise.wear_cost), the same for all policies. Not here: scores
 (serving.evaluation.score).
 """
@@ -17,6 +18,7 @@ from core import ageing
 from core.battery.ageing_models import MODELS
 from core.telemetry_cycles import cycle_data
 from optimizer.linearise import wear_cost
+from serving.evaluation.meter import energy_bill_eur, metered_w, peak_charge_eur
 from serving.evaluation.plant import stored_kwh
 from serving.evaluation.replay import Trace
 from serving.evaluation.world import World
@@ -30,6 +32,11 @@ class Account:
 
     j_eur: float
     cash_eur: float
+    """What the bill became cheaper by, the peak's charge included."""
+    peak_eur: float
+    """That part of it which the peak's charge became cheaper by; negative where packs made it dearer."""
+    billing_months: int
+    """That the replay touches."""
     wear_eur: float
     energy_eur: float
     throughput_kwh: float
@@ -38,6 +45,8 @@ class Account:
     soh_loss_pct: float
     """Of capacity in this week by rainflow and the chemistry's ageing model, mean of the packs."""
     peak_w: float
+    curtailed_kwh: float
+    """PV that a curtailable inverter did not use."""
     cut_kwh: float
     """What the gate took away."""
     decided_share: float
@@ -52,13 +61,7 @@ class Account:
 def account(trace: Trace, world: World) -> Account:
     """The account of a trace."""
     hours = world.dt_s / 3600.0
-    buy, sell = world.site.tariff.buy_sell(world.week(world.price))
-    net_w = world.week(world.load_w - world.pv_w)
-
-    def bill(grid_w: FloatArray) -> float:
-        kwh = grid_w * hours / 1000.0
-        return float(np.sum(np.where(kwh > 0, kwh * buy, kwh * sell)))
-
+    alone_w, _ = metered_w(world, np.zeros(world.steps))
     mean_price = float(world.week(world.price).mean())
     wear = energy = throughput = cycles = lost = 0.0
     for p, device in enumerate(world.devices):
@@ -70,16 +73,20 @@ def account(trace: Trace, world: World) -> Account:
         energy += gained * mean_price
         cycles += cycle_data(trace.soc_pct[:, p].tolist())["equivalent_full_cycles"] / len(world.devices)
         lost += _soh_loss_pct(trace, world, p) / len(world.devices)
-    cash = bill(net_w) - bill(trace.grid_w)
+    peak = peak_charge_eur(world, alone_w) - peak_charge_eur(world, trace.grid_w)
+    cash = energy_bill_eur(world, alone_w) - energy_bill_eur(world, trace.grid_w) + peak
     return Account(
         j_eur=cash - wear + energy,
         cash_eur=cash,
+        peak_eur=peak,
+        billing_months=len(set(world.months().tolist())),
         wear_eur=wear,
         energy_eur=energy,
         throughput_kwh=throughput,
         full_cycles=cycles,
         soh_loss_pct=lost,
         peak_w=float(max(0.0, trace.grid_w.max())),
+        curtailed_kwh=float(trace.held_back_w.sum()) * hours / 1000.0,
         cut_kwh=float(trace.cut_w.sum()) * hours / 1000.0,
         decided_share=float(trace.decided.mean()),
         plant_cut_steps=int(trace.plant_cut_steps),

@@ -111,6 +111,9 @@ class ScenarioConfig(ConfigModel):
     soh_pct: Annotated[Number, Field(ge=50.0, le=100.0)] | None = None
     """Of all packs; none takes the site's."""
     start_soc_pct: Annotated[Number, Field(ge=0.0, le=100.0)] | None = None
+    peak_incurred_kw: Annotated[Number, Field(ge=0.0, le=1e6)] | None = None
+    """Highest import of the billing month before the replay begins; none: that of load and PV alone since the month's first day.
+    Matters only where the site pays for its peak."""
     weeks: tuple[date, ...] = ()
     """Mondays, or any first days; those of the evaluation when left out."""
     forecast_error_scale: Annotated[Number, Field(ge=0.0, le=10.0)] = 1.0
@@ -149,8 +152,8 @@ class EvaluationConfig(ConfigModel):
     plant: PlantModel = "SPMe"
     seeds: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1, max_length=20)] = (0,)
     """Each draws a starting SoC (within 10 %) and, where there is load, its deviations from the profile."""
-    days: Annotated[Whole, Field(ge=1, le=7)] = 7
-    """Of a week that are replayed; fewer for a quick look."""
+    days: Annotated[Whole, Field(ge=1, le=31)] = 7
+    """Replayed from each first day on: a week, fewer for a quick look, up to a month where the site pays for its month's peak."""
     interval_s: Literal[300, 900, 1800, 3600] = 900
     """Of scenarios other than five_minute, which have 300."""
     mpc_horizon_hours: Annotated[Whole, Field(ge=1, le=72)] = 24
@@ -197,9 +200,4 @@ def site_of(scenario: ScenarioConfig, folder: Path) -> SiteConfig:
         changes["soh_pct"] = scenario.soh_pct
     if scenario.start_soc_pct is not None:
         changes["initial_soc_pct"] = scenario.start_soc_pct
-    if site.grid.peak_price_eur_per_kw > 0:
-        raise InputError(
-            source=f"scenario {scenario.name}", field="grid.peak_price_eur_per_kw", value=site.grid.peak_price_eur_per_kw,
-            expected="0: a week says nothing of a month's peak tariff; peaks are reported, not priced",
-        )  # fmt: skip
     return site.model_copy(update={"packs": tuple(pack.model_copy(update=changes) for pack in site.packs), "policies": ()})

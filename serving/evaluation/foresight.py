@@ -2,14 +2,16 @@
 
 Levels of SoC and powers lie on grids; what a step does to the SoC is taken from the circuit at rest, then multiplied by what the
 plant did beside it in a first run, for charge and discharge apart. Bounds are core.limits' at rest. Value between levels is
-interpolated. Packs behind one meter are planned one after the other, each with the others' plans as load, twice round. The value
-that the programme promises, less what the run earned, is the gap.
+interpolated. Packs behind one meter are planned one after the other, each with the others' plans as load, twice round. Where the
+month's peak has a price, a cap on import is searched for (golden section; the best value falls off on both sides of the best cap)
+and import beyond it is charged at each step. The value that the programme promises, less what the run earned, is the gap.
 
 Not here: the gate and the plant that a plan passes through (serving.evaluation.replay).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +25,7 @@ from core.pack import Pack, ecm_parameters
 from core.twin import run_circuit
 from optimizer.linearise import wear_cost
 from policies.base import Observation
+from serving.evaluation.meter import energy_bill_eur, held_back_w, metered_w, peak_charge_eur
 from serving.evaluation.plant import stored_kwh
 from serving.evaluation.replay import Trace
 from serving.evaluation.world import World
@@ -30,6 +33,8 @@ from serving.evaluation.world import World
 FloatArray = NDArray[np.float64]
 LEVELS, POWERS = 241, 61
 SWEEPS = 2
+CAPS, CAPS_AGAIN, NEAR_CAP = 12, 5, 0.1
+"""Caps that are tried in a month, at first and by a later programme, within so much of the earlier one's."""
 WARM_K = 3.0
 """The grid's packs are this much above the air: they are in use."""
 _SOC = (*OUTPUTS, *STATE).index("soc")
@@ -142,24 +147,61 @@ class Foresight:
     models: list[PackModel]
     promised_eur: float = 0.0
     name: str = "perfect_foresight"
+    near_caps_w: dict[int, float] = field(default_factory=dict)
+    """Caps of an earlier programme to search around."""
+    caps_w: dict[int, float] = field(default_factory=dict)
+    """Month -> import that it plans to stay below; empty where peaks cost nothing."""
     _values: list[FloatArray] = field(default_factory=list)
     _plans: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     _ends_pct: list[float] = field(default_factory=list)
+    _net_w: FloatArray = field(default_factory=lambda: np.zeros(0))
+    _months: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _buy: FloatArray = field(default_factory=lambda: np.zeros(0))
+    _sell: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        world, count = self.world, self.world.steps
-        self._plans = np.zeros((count, len(self.models)))
-        net = world.week(world.load_w - world.pv_w)
-        alone = all(f == 0 for f in _fees(world)) or len(self.models) == 1
+        world = self.world
+        self._net_w = world.week(world.load_w - world.pv_w)
+        self._months = world.months()
+        self._buy, self._sell = world.site.tariff.buy_sell(world.week(world.price))
+        if world.site.grid.peak_price_eur_per_kw > 0:
+            self._search_caps()
+        self._plan()
+
+    def _plan(self) -> float:
+        """Plans of all packs under the caps; returns J by the model."""
+        self._plans = np.zeros((self.world.steps, len(self.models)))
+        alone = len(self.models) == 1 or (not self.caps_w and all(f == 0 for f in _fees(self.world)))
         for _ in range(1 if alone else SWEEPS):
             self._values, self._ends_pct = [], []
             for p, model in enumerate(self.models):
                 others = self._plans.sum(axis=1) - self._plans[:, p]
-                value = self._solve(model, net - others)
-                self._plans[:, p], end_pct = self._follow(model, value, net - others)
+                value = self._solve(model, self._net_w - others)
+                self._plans[:, p], end_pct = self._follow(model, value, self._net_w - others)
                 self._values.append(value)
                 self._ends_pct.append(end_pct)
-        self.promised_eur = self._promised(net)
+        self.promised_eur = self._promised()
+        return self.promised_eur
+
+    def _search_caps(self) -> None:
+        """The cap of each month, one after the other, the first one not below what has been incurred."""
+        idle_w, _ = metered_w(self.world, np.zeros(self.world.steps))
+        charge_w = sum(float(-model.powers[0]) for model in self.models)
+        discharge_w = sum(float(model.powers[-1]) for model in self.models)
+        months = sorted(set(self._months.tolist()))
+        for k, month in enumerate(months):
+            least_w = self.world.peak_incurred_w if k == 0 else 0.0
+            alone_w = max(0.0, float(idle_w[self._months == month].max()))
+            low, high, tries = max(least_w, alone_w - discharge_w), max(least_w, alone_w + charge_w), CAPS
+            if month in self.near_caps_w:
+                low = max(low, (1 - NEAR_CAP) * self.near_caps_w[month])
+                high, tries = max(low, min(high, (1 + NEAR_CAP) * self.near_caps_w[month])), CAPS_AGAIN
+
+            def value(cap_w: float, month: int = month) -> float:
+                self.caps_w[month] = cap_w
+                return self._plan()
+
+            self.caps_w[month] = _best_of(value, low, high, tries)
 
     def decide(self, observation: Observation) -> Decision:
         """The best power of each pack from where it is; see Policy.decide."""
@@ -183,16 +225,22 @@ class Foresight:
 
     def _reward(self, model: PackModel, k: int, net_w: float) -> FloatArray:
         """EUR of each power at a step, (A,)."""
-        hours = self.world.dt_s / 3600.0
-        price = self.world.price[self.world.first + k : self.world.first + k + 1]
-        buy, sell = (float(part[0]) for part in self.world.site.tariff.buy_sell(price))
-        grid = net_w - model.powers
-        kwh, idle = grid * hours / 1000.0, net_w * hours / 1000.0
-        bill = np.where(kwh > 0, kwh * buy, kwh * sell) - (idle * buy if idle > 0 else idle * sell)
+        site, hours = self.world.site, self.world.dt_s / 3600.0
+        buy, sell = float(self._buy[k]), float(self._sell[k])
+        grid = np.append(net_w - model.powers, net_w)
+        if site.pv.curtailable:
+            pv_w = self.world.pv_w[self.world.first + k]
+            grid += held_back_w(site, grid, pv_w, self._buy[k], self._sell[k])
+        kwh = grid * hours / 1000.0
+        bill = np.where(kwh > 0, kwh * buy, kwh * sell)
         wear = model.wear_eur_per_kwh * np.abs(model.powers) * hours / 1000.0
-        limits = self.world.site.grid
-        over = (grid > max(limits.import_limit_w, net_w)) | (-grid > max(limits.export_limit_w, -net_w))
-        return np.where(over, -np.inf, -bill - wear)
+        worth: FloatArray = bill[-1] - bill[:-1] - wear
+        limits, alone_w, grid = site.grid, grid[-1], grid[:-1]
+        if self.caps_w:
+            beyond = np.maximum(0.0, grid - self.caps_w.get(int(self._months[k]), np.inf))
+            worth -= limits.peak_price_eur_per_kw * beyond / 1000.0
+        over = (grid > max(limits.import_limit_w, alone_w)) | (-grid > max(limits.export_limit_w, -alone_w))
+        return np.where(over, -np.inf, worth)
 
     def _solve(self, model: PackModel, net_w: FloatArray) -> FloatArray:
         """Value of each level before each step and after the last, (steps + 1, L)."""
@@ -237,16 +285,15 @@ class Foresight:
             soc += moved * (model.charge_scale if moved > 0 else model.discharge_scale)
         return plan, soc
 
-    def _promised(self, net_w: FloatArray) -> float:
+    def _promised(self) -> float:
         """J of all packs' plans together, by the model."""
         world, hours = self.world, self.world.dt_s / 3600.0
-        buy, sell = world.site.tariff.buy_sell(world.week(world.price))
 
-        def bill(grid_w: FloatArray) -> float:
-            kwh = grid_w * hours / 1000.0
-            return float(np.sum(np.where(kwh > 0, kwh * buy, kwh * sell)))
+        def bill(packs_w: FloatArray) -> float:
+            grid_w, _ = metered_w(world, packs_w)
+            return energy_bill_eur(world, grid_w) + peak_charge_eur(world, grid_w)
 
-        total = bill(net_w) - bill(net_w - self._plans.sum(axis=1))
+        total = bill(np.zeros(world.steps)) - bill(self._plans.sum(axis=1))
         mean_price = float(world.week(world.price).mean())
         for p, (model, end_pct) in enumerate(zip(self.models, self._ends_pct, strict=True)):
             start_pct = world.start_soc_pct[model.device.device_id]
@@ -254,6 +301,25 @@ class Foresight:
             through = float(np.abs(self._plans[:, p]).sum()) * hours / 1000.0
             total += gained * mean_price - model.wear_eur_per_kwh * through
         return total
+
+
+def _best_of(value: Callable[[float], float], low: float, high: float, tries: int) -> float:
+    """Where `value` is highest in [low, high], by golden section with so many calls; the ends count too."""
+    golden = (np.sqrt(5.0) - 1.0) / 2.0
+    found = {low: value(low), high: value(high)}
+    a, b = low, high
+    c, d = b - golden * (b - a), a + golden * (b - a)
+    while len(found) < tries and b - a > 1.0:
+        for point in (c, d):
+            if point not in found:
+                found[point] = value(point)
+        if found[c] >= found[d]:
+            b, d = d, c
+            c = b - golden * (b - a)
+        else:
+            a, c = c, d
+            d = a + golden * (b - a)
+    return float(max(found, key=lambda point: (found[point], -point)))
 
 
 def _fees(world: World) -> tuple[float, ...]:

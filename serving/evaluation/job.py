@@ -154,8 +154,10 @@ def _foresight(job: Job, world: World, progress: Progress) -> tuple[Trace, float
     models = [pack_model(world, device) for device in world.devices]
     best: Trace | None = None
     best_eur, promised = -np.inf, -np.inf
+    caps_w: dict[int, float] = {}
     for k in range(ROUNDS):
-        policy = Foresight(world, models)
+        policy = Foresight(world, models, near_caps_w=caps_w)
+        caps_w = policy.caps_w
         trace = replay(policy, world, _packs(job, world), Faults(), progress)
         earned = account(trace, world).j_eur
         if earned > best_eur:

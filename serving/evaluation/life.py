@@ -21,7 +21,7 @@ from core.devices import Chemistry
 from serving.evaluation.account import days_of
 
 FloatArray = NDArray[np.float64]
-YEAR_D, LONGEST_YEARS = 365, 30
+YEAR_D, MONTHS, LONGEST_YEARS = 365, 12, 30
 STRETCH_D = 7
 """Each replayed day is lived so many times in a row: 30 years are 1,565 steps. The laws of growth do not mind the order."""
 END_OF_LIFE_PCT = 20.0
@@ -41,13 +41,23 @@ def live(results: Sequence[Mapping[str, Any]], years: Sequence[int]) -> dict[str
             soh[year].append(float(path[_steps(year)]))
         below = np.flatnonzero(path <= path[0] - END_OF_LIFE_PCT)
         lives.append(float(below[0]) * STRETCH_D / YEAR_D if len(below) else float(LONGEST_YEARS))
-    days = sum(len(_days(result, 0)) for result in results)
-    money = sum(result["account"]["cash_eur"] + result["account"]["energy_eur"] for result in results)
     return {
         "soh_pct": {str(year): float(np.mean(values)) for year, values in soh.items()},
         "life_years": float(np.mean(lives)),
-        "profit_eur_per_year": money / days * YEAR_D,
+        **_money(results),
     }
+
+
+def _money(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of a year: energy by the day, the peak's charge by the billing month."""
+    accounts = [result["account"] for result in results]
+    a_year = YEAR_D / sum(len(_days(result, 0)) for result in results)
+    months = max(1, sum(int(item.get("billing_months", 1)) for item in accounts))
+    peak = sum(float(item.get("peak_eur", 0.0)) for item in accounts)
+    cash = sum(item["cash_eur"] + item["energy_eur"] for item in accounts) - peak
+    profit = cash * a_year + peak / months * MONTHS
+    wear = sum(float(item.get("wear_eur", 0.0)) for item in accounts) * a_year
+    return {"profit_eur_per_year": profit, "wear_eur_per_year": wear, "net_of_wear_eur_per_year": profit - wear}
 
 
 def _steps(years: int) -> int:

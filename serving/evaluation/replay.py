@@ -27,6 +27,7 @@ from serving.dispatch.inputs import planned_power
 from serving.dispatch.meter import Meter
 from serving.dispatch.runner import checked
 from serving.evaluation.config import Faults
+from serving.evaluation.meter import held_back_w
 from serving.evaluation.plant import Flow, PlantPack
 from serving.evaluation.world import World
 
@@ -59,6 +60,9 @@ class Trace:
     soc_pct: FloatArray
     temperature_c: FloatArray
     grid_w: FloatArray
+    """At the meter, import positive."""
+    held_back_w: FloatArray
+    """PV that a curtailable inverter did not use."""
     decided: NDArray[np.bool_]
     """Whether the policy itself decided, not the rule after it."""
     latency_s: FloatArray
@@ -78,15 +82,19 @@ def replay(
     count, width = world.steps, len(packs)
     trace = Trace(
         power_w=np.zeros((count, width)), soc_pct=np.zeros((count + 1, width)), temperature_c=np.zeros((count + 1, width)),
-        grid_w=np.zeros(count), decided=np.ones(count, dtype=np.bool_), latency_s=np.zeros(count), cut_w=np.zeros(count),
+        grid_w=np.zeros(count), held_back_w=np.zeros(count),
+        decided=np.ones(count, dtype=np.bool_), latency_s=np.zeros(count), cut_w=np.zeros(count),
     )  # fmt: skip
     last: dict[str, PlannedPower] = {}
     rule, hold = ThresholdRule(), Hold()
-    peak_w = 0.0
+    peak_w, months = world.peak_incurred_w, world.months()
+    buy, sell = world.site.tariff.buy_sell(world.week(world.price))
     _note(trace, 0, packs)
     progress(0)
     for k in range(count):
         row = world.first + k
+        if k and months[k] != months[k - 1]:
+            peak_w = 0.0
         observation = observe(world, row, packs, trace, faults, last, peak_w)
         begun = time.perf_counter()
         try:
@@ -96,7 +104,7 @@ def replay(
             trace.decided[k] = False
             trace.unable[str(error)[:160]] = trace.unable.get(str(error)[:160], 0) + 1
         trace.latency_s[k] = time.perf_counter() - begun
-        gated = gate(decision, observation, _measured(world, row))
+        gated = gate(decision, observation, _measured(world, row, trace.held_back_w[k - 1] if k else 0.0))
         last = planned_power(gated.decision)
         trace.cut_w[k] = gated.projected_w
         wanted = {point.device_id: point.power_w for point in gated.decision.set_points}
@@ -107,7 +115,9 @@ def replay(
             _check_pack(trace, k, pack, world.limits[pack.config.device_id], flow, abs(faults.soc_offset_pct))
         _note(trace, k + 1, packs)
         net_w = float(world.load_w[row] - world.pv_w[row])
-        trace.grid_w[k] = net_w - float(trace.power_w[k].sum())
+        grid_w, pv_w = np.array([net_w - float(trace.power_w[k].sum())]), world.pv_w[row : row + 1]
+        trace.held_back_w[k] = held_back_w(world.site, grid_w, pv_w, buy[k : k + 1], sell[k : k + 1])[0]
+        trace.grid_w[k] = grid_w[0] + trace.held_back_w[k]
         _check_meter(trace, k, world, net_w)
         peak_w = max(peak_w, trace.grid_w[k])
         progress(k + 1)
@@ -157,9 +167,9 @@ def observe(
     )  # fmt: skip
 
 
-def _measured(world: World, row: int) -> Meter:
-    """What the site's meter has shown of the interval before, as the dispatcher's gate is told."""
-    return Meter(load_w=float(world.load_w[row - 1]), pv_w=float(world.pv_w[row - 1]), ended_at=world.at(row))
+def _measured(world: World, row: int, held_back_w: float) -> Meter:
+    """What the site's meters have shown of the interval before, as the dispatcher's gate is told."""
+    return Meter(load_w=float(world.load_w[row - 1]), pv_w=float(world.pv_w[row - 1] - held_back_w), ended_at=world.at(row))
 
 
 def _seen(pack: PlantPack, p: int, k: int, world: World, trace: Trace, faults: Faults) -> PackState:

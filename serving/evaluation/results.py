@@ -26,7 +26,10 @@ from serving.evaluation.score import (
 
 FORMAT = "pulsebms-evaluation/1"
 IDLE, BEST, MPC = "idle", "perfect_foresight", "mpc"
-SUMMED = ("j_eur", "cash_eur", "wear_eur", "energy_eur", "throughput_kwh", "cut_kwh", "plant_cut_steps", "violations")
+SUMMED = (
+    "j_eur", "cash_eur", "peak_eur", "wear_eur", "energy_eur", "throughput_kwh", "curtailed_kwh", "cut_kwh", "plant_cut_steps",
+    "violations",
+)  # fmt: skip
 MEANS = ("full_cycles", "soh_loss_pct", "decided_share")
 Results = Mapping[tuple[str, Block], Mapping[str, Any]]
 """(policy, block) -> result document of its job."""

@@ -110,8 +110,9 @@ def write_scores(pg: PgConnection, document: dict[str, Any], contenders: Sequenc
 
 def _metrics(row: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     kept = (
-        "score", "score_interval", "iqm", "eligible", "why_not", "against_mpc", "j_eur", "cash_eur", "wear_eur", "full_cycles",
-        "soh_loss_pct", "peak_w", "violated", "decided_share", "latency_p50_s", "latency_p99_s", "score_without_spikes",
+        "score", "score_interval", "iqm", "eligible", "why_not", "against_mpc", "j_eur", "cash_eur", "peak_eur", "wear_eur",
+        "full_cycles", "soh_loss_pct", "peak_w", "violated", "decided_share", "latency_p50_s", "latency_p99_s",
+        "score_without_spikes",
     )  # fmt: skip
     return {name: row.get(name) for name in kept} | {"blocks": part["blocks"], "foresight_gap_pct": part["foresight_gap_pct"]}
 

@@ -56,10 +56,18 @@ class World:
     pv_forecast_w: FloatArray
     ambient_c: FloatArray
     start_soc_pct: dict[str, float]
+    peak_incurred_w: float = 0.0
+    """Highest import of the billing month before `start`; 0 where peaks cost nothing."""
 
     def at(self, row: int) -> datetime:
         """When a row begins."""
         return self.start + timedelta(seconds=(row - self.first) * self.dt_s)
+
+    def months(self) -> NDArray[np.int64]:
+        """Billing (calendar) month of each replayed step, (steps,); a rising number."""
+        zone = ZoneInfo(self.site.timezone)
+        local = [self.at(self.first + k).astimezone(zone) for k in range(self.steps)]
+        return np.array([12 * at.year + at.month for at in local], dtype=np.int64)
 
     def week(self, values: FloatArray) -> FloatArray:
         """The replayed part of a series, (steps,)."""
@@ -88,7 +96,7 @@ class World:
             self.pv_forecast_w, self.ambient_c,
         ):  # fmt: skip
             digest.update(np.ascontiguousarray(values).tobytes())
-        digest.update(repr(sorted(self.start_soc_pct.items())).encode())
+        digest.update(repr((sorted(self.start_soc_pct.items()), self.peak_incurred_w)).encode())
         return digest.hexdigest()
 
 
@@ -129,13 +137,17 @@ def make_world(config: EvaluationConfig, scenario: ScenarioConfig, week: date, s
         bounds = limits[pack.device_id]
         drawn = pack.initial_soc_pct + (rng.uniform(-SOC_JITTER_PCT, SOC_JITTER_PCT) if seed else 0.0)
         soc[pack.device_id] = float(np.clip(drawn, bounds.soc_min_pct + 1.0, bounds.soc_max_pct - 1.0))
-    load_w, pv_w, load_forecast_w, pv_forecast_w, ambient_c = _site_series(site, prices, begin, count, dt_s, seed)
+    of_site = _site_series(site, prices, begin, count, dt_s, seed, start)
+    load_w, pv_w, load_forecast_w, pv_forecast_w, ambient_c, before_w = of_site
+    if scenario.peak_incurred_kw is not None:
+        before_w = 1000.0 * scenario.peak_incurred_kw
     scale = scenario.forecast_error_scale
     return World(
         site=site, devices=devices, limits=limits, start=start, steps=config.days * per_day, dt_s=dt_s, first=first, price=price,
         expected=expected, price_known_until=known, expected_until=foreseen, load_w=load_w, pv_w=pv_w,
         load_forecast_w=np.maximum(0.0, load_w + scale * (load_forecast_w - load_w)),
         pv_forecast_w=np.maximum(0.0, pv_w + scale * (pv_forecast_w - pv_w)), ambient_c=ambient_c, start_soc_pct=soc,
+        peak_incurred_w=before_w if site.grid.peak_price_eur_per_kw > 0 else 0.0,
     )  # fmt: skip
 
 
@@ -191,17 +203,25 @@ def _known(
 
 
 def _site_series(
-    site: SiteConfig, prices: Series, begin: datetime, count: int, dt_s: float, seed: int
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Load, PV, their forecasts, ambient temperature; (T,) each."""
+    site: SiteConfig, prices: Series, begin: datetime, count: int, dt_s: float, seed: int, start: datetime
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, float]:
+    """Load, PV, their forecasts, ambient temperature; (T,) each; highest import without packs of the month before `start`, W."""
     if site.load.annual_kwh == 0.0 and site.pv.kwp == 0.0 and site.ambient_c is not None:
         none = np.zeros(count)
-        return none, none, none, none, np.full(count, site.ambient_c)
-    days = int(np.ceil(count * dt_s / DAY_S)) - datasets_tail()
-    made = datasets.build_scenario(site, prices, begin, days, history_days=1, seed=seed, data_year=begin.year)
+        return none, none, none, none, np.full(count, site.ambient_c), 0.0
+    month = start.astimezone(ZoneInfo(site.timezone)).replace(day=1, hour=0).astimezone(UTC)
+    # The load's deviations follow from where they begin: earlier only where the month's peak has a price.
+    first = min(begin, month) if site.grid.peak_price_eur_per_kw > 0 else begin
+    days = int(np.ceil((count * dt_s + (begin - first).total_seconds()) / DAY_S)) - datasets_tail()
+    made = datasets.build_scenario(site, prices, first, days, history_days=1, seed=seed, data_year=first.year)
     parts = (made.load_w, made.pv_w, made.load_forecast_w, made.pv_forecast_w, made.ambient_c)
     load, pv, load_f, pv_f, ambient = (series.window(begin, count, dt_s) for series in parts)
-    return load, pv, load_f, pv_f, ambient
+    before = round((start - month).total_seconds() / dt_s)
+    peak_w = 0.0
+    if before and first <= month:
+        net_w = made.load_w.window(month, before, dt_s) - made.pv_w.window(month, before, dt_s)
+        peak_w = max(0.0, float(net_w.max()))
+    return load, pv, load_f, pv_f, ambient, peak_w
 
 
 def datasets_tail() -> int:

@@ -4,6 +4,7 @@ A module of its own because the worker processes import the contenders by name.
 """
 
 import ctypes
+import json
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 from core.decisions import Decision, Reason, SetPoint
 from policies.base import PolicyUnableError
 from serving.evaluation.baselines import Contender
-from serving.evaluation.config import EvaluationConfig
+from serving.evaluation.config import EvaluationConfig, SinglePack
 
 WEEK = date(2023, 3, 6)
 
@@ -59,6 +60,23 @@ def config(folder, **changes):
         **changes,
     }
     return EvaluationConfig.model_validate(said)
+
+
+def site_file(folder, **changes):
+    """One NMC pack behind a meter with load and PV; `changes` go into grid, pv and tariff: {"grid": {...}}."""
+    site = {
+        "site_id": "s",
+        "name": "s",
+        "timezone": "Europe/Amsterdam",
+        "grid": {"import_limit_w": 80_000, "export_limit_w": 60_000, **changes.get("grid", {})},
+        "tariff": {"network_fee_eur_per_kwh": 0.02, "export_margin_eur_per_kwh": 0.01, **changes.get("tariff", {})},
+        "load": {"annual_kwh": 150_000},
+        "pv": {"kwp": 50, **changes.get("pv", {})},
+        "ambient_c": 18,
+        "packs": [SinglePack.model_validate({"chemistry": "NMC"}).site().packs[0].model_dump(mode="json", exclude_none=True)],
+    }
+    (folder / "site.yaml").write_text(json.dumps(site), encoding="utf-8")
+    return "site.yaml"
 
 
 class Fixed:
