@@ -18,6 +18,7 @@ from stores.connections import Stores
 from stores.postgres.connection import PgConnection
 from stores.postgres.policies import ranked_policies
 from stores.postgres.policy_life import change_status, merge_metrics, set_score
+from stores.postgres.sites import list_sites
 
 KEY = "evaluation"
 """Of performance_metrics: what the newest evaluation said."""
@@ -49,10 +50,15 @@ def policy_named(pg: PgConnection, site_id: str, name: str) -> PolicyRecord:
 
 
 def rows_of_site(stores: Stores, site_id: str) -> list[Contender]:
-    """Rows that are active or in testing, as contenders. Raises InputError for one that is called like a baseline.
+    """Rows that are active or in testing, as contenders. Raises InputError for one that is called like a baseline, and for a site
+    that there is not.
 
     A learned row whose artefact cannot be had is a contender all the same: its jobs fail, and the reason is its mark.
     """
+    sites = [site.site_id for site in list_sites(stores.pg)]
+    if site_id not in sites:
+        known = ", ".join(sites) or "none is loaded"
+        raise InputError(source="command line", field="--site", value=site_id, expected=f"a loaded site ({known})")
     artefacts = StoredArtefacts(stores)
     found = []
     for row in policies_of_site(stores.pg, site_id):
