@@ -40,6 +40,7 @@ MOST_PACKS = 64
 START_AGE_S = 900.0
 """A day begins at telemetry that is no older than this at its start, or no younger."""
 DAY_S = 86_400.0
+HOUR = timedelta(hours=1)
 PAD_DAYS = 2
 """Of the World before and after the day: replay looks there, the schedules do not."""
 
@@ -98,14 +99,14 @@ def read_day(stores: Stores, site_id: str, day: date) -> Day:
         raise InputError(source=source, field="devices", value=left_out, expected="one with limits and telemetry at its start")
     if len(devices) > MOST_PACKS:
         raise InputError(source=source, field="devices", value=len(devices), expected=f"{MOST_PACKS} at most")
-    series = _Series(stores, site_id, start, end, dt_s, steps, source)
+    series, notes = _read_series(stores, site_id, start, end, dt_s, steps, source)
     site = site.model_copy(
         update={"packs": tuple(p.model_copy(update={"soh_pct": states[p.device_id].soh_pct}) if p.device_id in states else p
                                for p in site.packs)}
     )  # fmt: skip
     calibrations, _ = calibrations_in_force(stores.pg, list(states), at=start)
     factors = {key: calibrations[key].factors if key in calibrations else NOMINAL for key in states}
-    world = _world(site, devices, limits, states, start, steps, float(dt_s), series)
+    world = world_of(site, devices, limits, states, start, float(dt_s), series)
     schedules = [_commanded(commanded, devices, start, dt_s, steps)] if commanded else []
     for policy_id in dict.fromkeys(item.policy_id for item in shadows):
         own = [item for item in shadows if item.policy_id == policy_id]
@@ -121,7 +122,7 @@ def read_day(stores: Stores, site_id: str, day: date) -> Day:
         )  # fmt: skip
     return Day(
         day=day, world=world, states=states, factors=factors, schedules=tuple(schedules), commanded=tuple(commanded),
-        notes={**series.notes, "left_out": left_out}, why_no_floor=_why_no_floor(stores, site, start, end),
+        notes={**notes, "left_out": left_out}, why_no_floor=_why_no_floor(stores, site, start, end),
     )  # fmt: skip
 
 
@@ -160,41 +161,54 @@ def _near(state: PackState, start: datetime) -> bool:
     return abs((state.measured_at - start).total_seconds()) <= START_AGE_S
 
 
-class _Series:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaySeries:
     """The day's series on its grid, each (steps,)."""
 
-    def __init__(
-        self, stores: Stores, site_id: str, start: datetime, end: datetime, dt_s: float, steps: int, source: str
-    ) -> None:
-        self.notes: dict[str, object] = {}
-        late = end + timedelta(days=365)
+    price: FloatArray
+    """Day-ahead, EUR/kWh."""
+    load_w: FloatArray
+    pv_w: FloatArray
+    load_forecast_w: FloatArray
+    """As known when each step began; so is PV's."""
+    pv_forecast_w: FloatArray
+    ambient_c: FloatArray
 
-        def final(name: str) -> FloatArray:
-            return _grid(series_rows(stores.pg, site_id, name, start - HOUR, end, known_at=late), start, dt_s, steps)
 
-        def known(name: str) -> FloatArray:
-            rows = rows_as_known(stores.pg, site_id, name, start - HOUR, end, known_at=end)
-            return np.nan_to_num(_grid(rows, start, dt_s, steps), nan=0.0)
+def _read_series(
+    stores: Stores, site_id: str, start: datetime, end: datetime, dt_s: float, steps: int, source: str
+) -> tuple[DaySeries, dict[str, object]]:
+    """The series, and the shares of load and PV that were measured."""
+    notes: dict[str, object] = {}
+    late = end + timedelta(days=365)
 
-        self.price = final(PRICE)
-        missing = int(np.isnan(self.price).sum())
-        if missing:
-            raise InputError(source=source, field=PRICE, value=f"{missing} of {steps} steps unknown", expected="every price")
-        self.load_forecast_w, self.pv_forecast_w = known(LOAD_FORECAST), known(PV_FORECAST)
-        self.load_w = self._measured("load", final(LOAD_ACTUAL), self.load_forecast_w)
-        self.pv_w = self._measured("pv", final(PV_ACTUAL), self.pv_forecast_w)
-        air = final(AMBIENT)
-        if np.isnan(air).all():
-            raise InputError(source=source, field=AMBIENT, value=None, expected="a value of the day")
-        at = np.arange(steps)
-        self.ambient_c: FloatArray = np.interp(at, at[~np.isnan(air)], air[~np.isnan(air)])
+    def final(name: str) -> FloatArray:
+        return _grid(series_rows(stores.pg, site_id, name, start - HOUR, end, known_at=late), start, dt_s, steps)
 
-    def _measured(self, name: str, actual: FloatArray, forecast: FloatArray) -> FloatArray:
-        self.notes[f"{name}_measured_share"] = round(float(np.isfinite(actual).mean()), 4)
+    def known(name: str) -> FloatArray:
+        rows = rows_as_known(stores.pg, site_id, name, start - HOUR, end, known_at=end)
+        return np.nan_to_num(_grid(rows, start, dt_s, steps), nan=0.0)
+
+    def measured(name: str, actual: FloatArray, forecast: FloatArray) -> FloatArray:
+        notes[f"{name}_measured_share"] = round(float(np.isfinite(actual).mean()), 4)
         return np.where(np.isnan(actual), forecast, actual)
 
-
-HOUR = timedelta(hours=1)
+    price = final(PRICE)
+    missing = int(np.isnan(price).sum())
+    if missing:
+        raise InputError(source=source, field=PRICE, value=f"{missing} of {steps} steps unknown", expected="every price")
+    load_forecast_w, pv_forecast_w = known(LOAD_FORECAST), known(PV_FORECAST)
+    air, at = final(AMBIENT), np.arange(steps)
+    if np.isnan(air).all():
+        raise InputError(source=source, field=AMBIENT, value=None, expected="a value of the day")
+    return DaySeries(
+        price=price,
+        load_w=measured("load", final(LOAD_ACTUAL), load_forecast_w),
+        pv_w=measured("pv", final(PV_ACTUAL), pv_forecast_w),
+        load_forecast_w=load_forecast_w,
+        pv_forecast_w=pv_forecast_w,
+        ambient_c=np.interp(at, at[~np.isnan(air)], air[~np.isnan(air)]),
+    ), notes
 
 
 def _grid(rows: Sequence[SeriesRow], start: datetime, dt_s: float, steps: int) -> FloatArray:
@@ -260,18 +274,17 @@ def _commanded(items: Sequence[Decision], devices: Sequence[DeviceConfig], start
     )  # fmt: skip
 
 
-def _world(
+def world_of(
     site: SiteConfig,
     devices: tuple[DeviceConfig, ...],
     limits: Mapping[str, PackLimits],
     states: Mapping[str, PackState],
     start: datetime,
-    steps: int,
     dt_s: float,
-    series: _Series,
+    series: DaySeries,
 ) -> World:
     """The day with itself repeated before and after it: replay looks there, schedules and perfect foresight do not."""
-    pad = round(PAD_DAYS * DAY_S / dt_s)
+    steps, pad = len(series.price), round(PAD_DAYS * DAY_S / dt_s)
 
     def wide(values: FloatArray) -> FloatArray:
         around: FloatArray = np.resize(values, pad)
@@ -279,18 +292,35 @@ def _world(
 
     count = steps + 2 * pad
     everything = np.full(count, count, dtype=np.int64)
+    replayed, price = _as_replayed(site, series)
     return World(
-        site=replace_policies(site), devices=devices, limits=dict(limits), start=start, steps=steps, dt_s=dt_s, first=pad,
-        price=wide(series.price), expected=np.full(count, np.nan), price_known_until=everything, expected_until=everything,
+        site=replayed, devices=devices, limits=dict(limits), start=start, steps=steps, dt_s=dt_s, first=pad,
+        price=wide(price), expected=np.full(count, np.nan), price_known_until=everything, expected_until=everything,
         load_w=wide(series.load_w), pv_w=wide(series.pv_w), load_forecast_w=wide(series.load_forecast_w),
         pv_forecast_w=wide(series.pv_forecast_w), ambient_c=wide(series.ambient_c),
         start_soc_pct={key: state.soc_pct for key, state in states.items()},
     )  # fmt: skip
 
 
-def replace_policies(site: SiteConfig) -> SiteConfig:
-    """The site without its policies: a replay has its own."""
-    return site.model_copy(update={"policies": ()})
+def _as_replayed(site: SiteConfig, series: DaySeries) -> tuple[SiteConfig, FloatArray]:
+    """The site without policies and without a price of the month's peak (a day is no month); prices with another zero.
+
+    J values the change of stored energy at the mean of the price. Where fees and taxes lie between market and meter, that would
+    reward emptying the packs day by day, and each day begins anew at the measured state. So the price is moved by a constant to
+    the mean of what energy is worth at the meter (import price while the site draws, export price else), and the tariff by its
+    opposite: what is bought and sold costs the same as before.
+    """
+    buy, sell = site.tariff.buy_sell(series.price)
+    worth = float(np.where(series.load_w > series.pv_w, buy, sell).mean())
+    moved = worth - float(series.price.mean())
+    tariff = site.tariff.model_copy(
+        update={
+            "network_fee_eur_per_kwh": site.tariff.network_fee_eur_per_kwh - moved,
+            "export_margin_eur_per_kwh": site.tariff.export_margin_eur_per_kwh + moved,
+        }
+    )
+    grid = site.grid.model_copy(update={"peak_price_eur_per_kw": 0.0})
+    return site.model_copy(update={"policies": (), "grid": grid, "tariff": tariff}), series.price + moved
 
 
 def _why_no_floor(stores: Stores, site: SiteConfig, start: datetime, end: datetime) -> str:

@@ -53,7 +53,8 @@ class TwinPack(CircuitPack):
 
     def put_away(self) -> dict[str, Any]:
         """JSON-ready: all that the next step depends on, beside the device's configuration."""
-        return {"soh_pct": self.soh_pct, "factors": self.factors.as_parameters(), "memory": self._pack.memory}
+        return {"soh_pct": self.soh_pct, "factors": self.factors.as_parameters(), "memory": self._pack.memory,
+                "ambient_c": self._pack.ambient_c}  # fmt: skip
 
     @classmethod
     def taken_up(cls, config: DeviceConfig, kept: Mapping[str, Any]) -> TwinPack:
@@ -67,7 +68,7 @@ class TwinPack(CircuitPack):
             soc_pct=100.0 * min(max(soc, 0.0), 1.0),
             soh_pct=float(kept["soh_pct"]),
             temperature_c=temperature,
-            ambient_c=temperature,
+            ambient_c=float(kept["ambient_c"]),
             factors=Factors.from_parameters(kept["factors"]),
         )
         made._pack.memory = memory
