@@ -100,6 +100,7 @@ def lives_of(
 ) -> dict[str, Any]:
     """Every policy of a scenario, the Pareto front of money against life, and whether the target is met."""
     found: dict[str, Any] = {}
+    packs: list[dict[str, Any]] = []
     for policy in policies:
         own = sorted(
             (block, result) for (name, block), result in results.items()
@@ -109,8 +110,13 @@ def lives_of(
         kept = [result for block, result in own if block[2] == seeds[0]] if seeds else []
         if kept:
             found[policy] = live(kept, config_years)
+            packs = packs or [
+                {"device_id": device.get("device_id", ""), "chemistry": device["chemistry"], "soh_pct": device["soh_pct"],
+                 "until_soh_pct": device["soh_pct"] - END_OF_LIFE_PCT}
+                for device in kept[0]["trace"]["devices"]
+            ]  # fmt: skip
     front = pareto({name: (item["profit_eur_per_year"], item["life_years"]) for name, item in found.items()})
-    return {"policies": found, "pareto": front, "target": target(found, naive)}
+    return {"policies": found, "pareto": front, "target": target(found, naive), "packs": packs}
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -130,7 +136,8 @@ def target(lives: Mapping[str, Mapping[str, Any]], schedule: str) -> dict[str, A
     rows = {
         name: {
             "more_life": item["life_years"] / naive["life_years"] - 1.0,
-            "profit_share": item["profit_eur_per_year"] / naive["profit_eur_per_year"] if naive["profit_eur_per_year"] else None,
+            "profit_share": _share(item, naive, "profit_eur_per_year"),
+            "net_share": _share(item, naive, "net_of_wear_eur_per_year"),
         }
         for name, item in lives.items()
         if name != schedule
@@ -141,3 +148,9 @@ def target(lives: Mapping[str, Mapping[str, Any]], schedule: str) -> dict[str, A
         and name not in ("perfect_foresight", "idle")
     )  # fmt: skip
     return {"naive": schedule, "more_life": MORE_LIFE, "less_profit": LESS_PROFIT, "met_by": met, "policies": rows}
+
+
+def _share(item: Mapping[str, Any], naive: Mapping[str, Any], name: str) -> float | None:
+    """Of the naive schedule's money; None where it earned none."""
+    of = naive.get(name)
+    return float(item[name]) / float(of) if of is not None and of > 0 else None

@@ -18,25 +18,37 @@ DPI = 80
 
 
 def week_png(trace: Mapping[str, Any]) -> str:
-    """Price above, packs' power (discharge up) in the middle, SoC below; days on the axis."""
-    days = np.arange(len(trace["grid_w"])) * trace["dt_s"] / 86_400.0
-    figure = Figure(figsize=(10.0, 5.2), layout="constrained")
-    axes = figure.subplots(3, 1, sharex=True)
+    """From above: price, packs' power (discharge up), the meter where more than packs is behind it, SoC, temperature."""
+    count, dt_d = len(trace["grid_w"]), trace["dt_s"] / 86_400.0
+    days, ends = np.arange(count) * dt_d, np.arange(count + 1) * dt_d
+    packs_w, grid_w = np.asarray(trace["power_w"]), np.asarray(trace["grid_w"])
+    metered = bool(np.abs(grid_w + packs_w.sum(axis=0)).max(initial=0.0) > 1.0)
+    figure = Figure(figsize=(10.0, 7.0 if metered else 6.0), layout="constrained")
+    axes = list(figure.subplots(5 if metered else 4, 1, sharex=True))
     axes[0].step(days, np.asarray(trace["price_eur_per_kwh"]) * 1000.0, where="post", color="tab:red")
-    axes[0].set_ylabel("price, EUR/MWh")
-    for device, power, soc in zip(trace["devices"], trace["power_w"], trace["soc_pct"], strict=True):
-        axes[1].step(days, np.asarray(power) / 1000.0, where="post", label=device["device_id"])
-        axes[2].plot(np.append(days, days[-1] + trace["dt_s"] / 86_400.0), soc, label=device["device_id"])
+    axes[0].set_ylabel("price\nEUR/MWh")
+    if metered:
+        meter = axes.pop(2)
+        meter.step(days, grid_w / 1000.0, where="post", color="0.3", label="with packs")
+        meter.step(days, (grid_w + packs_w.sum(axis=0)) / 1000.0, where="post", color="0.7", linewidth=0.9, label="without")
+        meter.set_ylabel("meter, kW\n(+ imports)")
+        meter.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    for k, device in enumerate(trace["devices"]):
+        axes[1].step(days, packs_w[k] / 1000.0, where="post", label=device["device_id"])
+        axes[2].plot(ends, trace["soc_pct"][k])
+        axes[3].plot(ends, trace["temperature_c"][k])
     axes[1].axhline(0.0, color="0.7", linewidth=0.8)
-    axes[1].set_ylabel("power, kW\n(+ discharges)")
-    axes[2].set_ylabel("state of charge, %")
+    axes[1].set_ylabel("packs, kW\n(+ discharge)")
+    axes[2].set_ylabel("state of\ncharge, %")
     axes[2].set_ylim(0.0, 100.0)
-    axes[2].set_xlabel("days")
+    axes[3].set_ylabel("temperature\n°C")
+    axes[3].set_xlabel("days")
     if len(trace["devices"]) > 1:
         axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    for axis in axes:
+    for axis in figure.axes:
         axis.grid(visible=True, alpha=0.3)
-        axis.set_xlim(0.0, days[-1] + trace["dt_s"] / 86_400.0)
+        axis.set_xlim(0.0, ends[-1])
+    figure.align_ylabels()
     return _png(figure)
 
 

@@ -69,3 +69,4 @@ def test_failed_weeks_are_left_out():
     found = lives_of((1,), results, ["a", "b", "c"], "s", "b")
     assert set(found["policies"]) == {"a", "b"}
     assert found["pareto"] == ["a"]
+    assert found["packs"] == [{"device_id": "", "chemistry": "NMC", "soh_pct": 90.0, "until_soh_pct": 70.0}]
