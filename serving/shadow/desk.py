@@ -199,7 +199,8 @@ class ShadowDesk:
             self.asked.clear()
         if kind == TURN and isinstance(content, Turn):
             return content
-        log.warning("shadow_failed", site_id=self.site_id, policy=task.record.name, reason=kind, why=str(content))
+        if not self._stop:
+            log.warning("shadow_failed", site_id=self.site_id, policy=task.record.name, reason=kind, why=str(content))
         return rested(task, kind, str(content))
 
     def _connected(self) -> Postgres:

@@ -53,11 +53,12 @@ def day_residuals(stores: Stores, decisions: Sequence[Decision], devices: Sequen
             stores.mongo, device.device_id, start - margin, end + margin, ("power", *(pair[0] for pair in QUANTITIES.values()))
         )
         for item in planned:
-            _add(found, item, device, measured)
+            add_residual(found, item, device, measured)
     return found
 
 
-def _add(found: Residuals, decision: Decision, device: DeviceConfig, measured: Mapping[str, FloatArray]) -> None:
+def add_residual(found: Residuals, decision: Decision, device: DeviceConfig, measured: Mapping[str, FloatArray]) -> None:
+    """Add what one decision with a plan says of a device; `measured`: columns of stores.mongo.records."""
     part = next((p for p in decision.plan["devices"] if p["device_id"] == device.device_id), None)
     point = next((p for p in decision.set_points if p.device_id == device.device_id), None)
     k = _step(decision)
