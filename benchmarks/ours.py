@@ -18,7 +18,6 @@ from benchmarks.common import Clock
 from benchmarks.instances import SOFT, FloatArray, Window
 from benchmarks.solvers import Peer
 from optimizer.structured.driver import PIQP, SOURCES, BatchSolver
-from optimizer.structured.layout import HEAD_ROWS, STEP_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +98,7 @@ class Scalar(Batched):
 
 
 class ScalarSolver(BatchSolver):
-    """BatchSolver that puts every device into a block of its own, as it does by itself with a single one."""
+    """BatchSolver with a single lane, as it does by itself with a single device."""
 
-    def _prepare(self, chosen: NDArray[np.int64], steps: int) -> None:
-        order = chosen.reshape(-1, 1)
-        if self._kept is None or self._kept[0].shape[:2] != (len(order), steps):
-            kept = np.zeros((len(order), steps, len(STEP_ROWS), 2, 1), dtype=np.float32)
-            border = np.zeros((len(order), len(HEAD_ROWS), 2, 1), dtype=np.float32)
-            self._kept = kept, border, np.zeros(len(order), dtype=np.bool_)
-        elif self._order is not None:
-            self._kept[2][:] &= (order == self._order).all(axis=1)
-        self._order = order
+    def _lanes(self, count: int) -> int:
+        return 1

@@ -25,6 +25,7 @@ from optimizer.replay import executable, replay
 from optimizer.solvers import solve_piqp
 from optimizer.structured.driver import SOURCES, BatchSolver, FleetSolution, judge
 from optimizer.structured.judge import HARD
+from optimizer.structured.layout import STEP
 from optimizer.structured.meters import PROFILES as METER_PROFILES
 from optimizer.structured.meters import MeterData
 
@@ -243,7 +244,7 @@ def receding(count: int, steps: int, threads: int, warm_steps: int = 5, seed: in
         repeat = max(1, 200 // count) if k else 1
         wall, cpu = 0.0, 0.0
         for _ in range(repeat):
-            kept = None if solver._kept is None else tuple(a.copy() for a in solver._kept)
+            kept = None if solver._kept is None else (solver._kept[0].copy(), solver._kept[1].copy())
             wall, cpu = wall - time.perf_counter(), cpu - time.process_time()
             plan = solver.solve(fleet, meters, DT_S)
             wall, cpu = wall + time.perf_counter(), cpu + time.process_time()
@@ -254,7 +255,7 @@ def receding(count: int, steps: int, threads: int, warm_steps: int = 5, seed: in
         scenario.apply(k, plan)
     times = 1e6 * np.array(rows) / count
     window = sum(a.nbytes for data in scenario.window(0) for a in _arrays(data))
-    block = 8 * 8 * 151 * steps * threads
+    block = 8 * 8 * STEP * steps * threads
     size = (window + solver.kept_bytes + 5 * 8 * count * steps + block) / count
     cpu_us, wall_us = np.median(times[1:], axis=0)
     return Timing(

@@ -42,7 +42,7 @@ def in_range(residual: Value, x: Value, width: Value) -> Value:
 
 @stage
 def in_curve(residual: Value, x: Value, width: Value, curve: Value) -> Value:
-    """The same where the cost bends: moving x by y also costs curve y^2 / 2, so that no more than residual^2 / (2 curve) is earned.
+    """The same where the cost bends: moving x by y costs curve y^2 / 2 too, so that at most residual^2 / (2 curve) is earned.
 
     Without it the rounding of multipliers, times a range, would pass for a gap.
     """
@@ -74,7 +74,7 @@ def settle_soft(
 
 @stage
 def settle_box(w: Any, at: int, x: Value, right: Value, worst: Value) -> tuple[Value, Value]:
-    """(cost of a step beyond the range, least slack). Box multipliers are not needed: the best ones follow from the reduced cost."""
+    """(price of being beyond the range, least slack). The best multipliers of a box follow from the reduced cost (in_range)."""
     _, _, worst = settle(w, at, x, 0.0 * x, worst)
     _, _, worst = settle(w, at + ROW, right - x, 0.0 * x, worst)
     return load(w, f.GRID_LINEAR) * most(most(-x, x - right), 0.0), worst

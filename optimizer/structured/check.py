@@ -1,9 +1,9 @@
 """Plans made to keep every hard limit, replayed, and priced, apart from the solver's algebra; cases for the general solver.
 
-`finish` cuts charge, discharge and curtailment to power bounds and to tapers at the energy that the plan really reaches, and has
-it replayed (judge). Only where a hard limit is broken is the plan cut to what energy, temperature, voltage, depth and meter leave
-(rooms), and where that is not enough once more, net and strictly. The problem is the convex one: charge and discharge may
-overlap. Not here: plans of a site, and the replay of net set points (optimizer.replay).
+`finish` cuts charge, discharge and curtailment to power bounds and to tapers at the energy that the plan really reaches, nets
+what overlaps by rounding, and has it replayed (judge). Only where a hard limit is broken is the plan cut to what energy,
+temperature, voltage, depth and meter leave (rooms), and where that is not enough once more, net and strictly. The problem is the
+convex one: charge and discharge may overlap. Not here: plans of a site, and the replay of net set points (optimizer.replay).
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
@@ -24,6 +24,9 @@ from optimizer.structured.rooms import (
     temperature_after,
 )
 
+OVERLAP_W = 1.0
+"""An interior point leaves this much of charge beside discharge, and no more where not both pay."""
+
 
 @whole_pass
 def cut_to_bounds(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any) -> None:
@@ -35,6 +38,18 @@ def cut_to_bounds(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any) -> N
         d[i, k] = max(0.0, min(d[i, k], discharge))
         u[i, k] = max(0.0, min(u[i, k], m.pv_w[i, k] * m.curtailable[i]))
         e = energy_after(p, i, k, h, e, c[i, k], d[i, k])
+
+
+@whole_pass
+def net_rounding(c: Any, d: Any, i: int) -> bool:
+    """Take from row i of c and d (W) what overlaps by OVERLAP_W or less; whether there was any. More than that is no rounding."""
+    any_there = False
+    for k in range(c.shape[1]):
+        both = min(c[i, k], d[i, k])
+        if 0.0 < both <= OVERLAP_W:
+            c[i, k], d[i, k] = c[i, k] - both, d[i, k] - both
+            any_there = True
+    return any_there
 
 
 @whole_pass
@@ -84,9 +99,12 @@ def finish(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any, 
     """Cut row i of c, d, u; (objective, what keeping limits that the solver left has cost, whether the replay passes it)."""
     cut_to_bounds(p, m, i, h, c, d, u)
     first = price(p, m, soft, i, h, c, d, u, excess)
-    if unbroken(excess) or np.isnan(first):
-        return first, 0.0, not np.isnan(first)
-    value, fine = first, False
+    value, fine = first, unbroken(excess) and not np.isnan(first)
+    if net_rounding(c, d, i):
+        value = price(p, m, soft, i, h, c, d, u, excess)
+        fine = unbroken(excess) and not np.isnan(value)
+    if fine or np.isnan(first):
+        return value, max(0.0, value - first), fine
     for strict in (False, True):
         if not fine:
             cut_to_limits(p, m, i, h, c, d, u, strict)

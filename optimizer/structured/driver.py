@@ -25,12 +25,14 @@ from optimizer.assembly import SiteQP
 from optimizer.fleet import FleetData
 from optimizer.problem import SiteProblem, SoftCosts
 from optimizer.solvers import RawSolution, solve_piqp
+from optimizer.structured.check import OVERLAP_W
 from optimizer.structured.judge import KINDS
 from optimizer.structured.kernel import SOLVED, finish_one, judge_all, route, solve_range
 from optimizer.structured.lanes import LANES
 from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
 from optimizer.structured.meters import MeterData
 from optimizer.structured.packing import FleetArrays, MeterArrays, SoftArrays
+from optimizer.structured.start import ALWAYS
 
 # ruff: noqa: ANN401 - named tuples of arrays are numba's business.
 log = structlog.get_logger()
@@ -38,7 +40,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 STRUCTURED, PIQP, SHIFTED, HOLD = range(4)
 SOURCES = ("structured", "piqp", "shifted", "hold")
-OVERLAP_W = 1.0
+LEAST_DEVICES, MOST_DEVICES = 32, 512
+"""Devices that one thread takes at a time: enough that lanes seldom run empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +96,9 @@ class BatchSolver:
     """Whether a device whose plan had to be cut by more than the tolerance is solved again with stiff penalties."""
     counts: Counter[str] = field(default_factory=Counter)
     """Plans by source since the beginning."""
-    _order: IntArray | None = None
-    _kept: tuple[Any, Any, Any] | None = None
+    _kept_ids: tuple[str, ...] = ()
+    _kept: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    """Rows of steps (B, N, 2, rows) and of the border (B, 2, rows), as of start."""
     _last: tuple[tuple[str, ...], float, FloatArray, FloatArray, FloatArray] | None = None
 
     def solve(
@@ -108,15 +112,18 @@ class BatchSolver:
         _check(fleet, meters, dt_s)
         p, m, s = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), _soft(soft)
         count, steps, h = fleet.count, fleet.steps, dt_s / 3600.0
-        status = np.empty(count, dtype=np.int64)
-        route(p, m, status)
-        out = tuple(np.zeros((count, steps)) for _ in range(5))
+        status, flags = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        route(p, m, status, flags)
+        out = tuple(np.empty((count, steps)) for _ in range(5))
         iterations, numbers = np.zeros(count, dtype=np.int64), np.zeros((count, 5))
         objective = np.full(count, np.nan)
         chosen = np.flatnonzero(status == SOLVED)
+        for array in out:
+            array[status != SOLVED] = 0.0
         if len(chosen):
-            self._prepare(chosen, steps)
-            self._run(p, m, s, h, ahead, iterations, status, numbers, objective, out)
+            self._prepare(fleet.device_ids, steps, int(flags[chosen].max()))
+            order = chosen[np.argsort(flags[chosen], kind="stable")]
+            self._run(order, p, m, s, h, ahead, flags, iterations, status, numbers, objective, out)
         source = np.where(status == SOLVED, STRUCTURED, PIQP if self.chain else HOLD)
         gap = np.where(status == SOLVED, np.abs(numbers[:, 0]) + numbers[:, 1], np.inf)
         gap = np.divide(gap, numbers[:, 3], out=np.full(count, np.inf), where=numbers[:, 3] > 0) + numbers[:, 4]
@@ -150,12 +157,12 @@ class BatchSolver:
             gap_eur=gap,
         )
 
-    def multipliers(self, block: int, lane: int) -> tuple[FloatArray, FloatArray]:
-        """Multipliers of the last solution in units of layout: of HEAD_ROWS (8,), of STEP_ROWS (N, rows)."""
+    def multipliers(self, device: int) -> tuple[FloatArray, FloatArray]:
+        """Multipliers of the last solution in units of layout: of HEAD_ROWS (8,), of STEP_ROWS that were there (N, rows)."""
         if self._kept is None:
             raise ValueError("nothing was solved yet")
-        rows, border, _ = self._kept
-        return border[block, :, 1, lane].astype(np.float64), rows[block, :, :, 1, lane].astype(np.float64)
+        rows, border = (array[device].astype(np.float64) for array in self._kept)
+        return border[0] * border[1], rows[:, 0] * rows[:, 1]
 
     @property
     def kept_bytes(self) -> int:
@@ -163,57 +170,51 @@ class BatchSolver:
         arrays = [*(self._kept or ()), *(self._last[2:] if self._last else ())]
         return int(sum(array.nbytes for array in arrays))
 
-    def _prepare(self, chosen: IntArray, steps: int) -> None:
-        """Devices to lanes (one lane for one device); a block whose devices changed starts cold."""
-        lanes = LANES if len(chosen) > 1 else 1
-        blocks = -(-len(chosen) // lanes)
-        order = chosen[np.minimum(np.arange(blocks * lanes), len(chosen) - 1)].reshape(blocks, lanes)
-        shape = (blocks, steps, len(STEP_ROWS), 2, lanes)
-        if self._kept is None or self._kept[0].shape != shape:
-            kept = np.zeros(shape, dtype=np.float32)
-            border = np.zeros((blocks, len(HEAD_ROWS), 2, lanes), dtype=np.float32)
-            self._kept = kept, border, np.zeros(blocks, dtype=np.bool_)
-        elif self._order is not None:
-            self._kept[2][:] &= (order == self._order).all(axis=1)
-        self._order = order
+    def _prepare(self, device_ids: tuple[str, ...], steps: int, flags: int) -> None:
+        """Room for what is kept; a device in another's place starts cold."""
+        count, rows = len(device_ids), ALWAYS if flags == 0 else len(STEP_ROWS)
+        kept = self._kept
+        if kept is None or kept[0].shape[:2] != (count, steps) or kept[0].shape[3] < rows:
+            border = np.zeros((count, 2, len(HEAD_ROWS)), dtype=np.float32)
+            self._kept = np.zeros((count, steps, 2, rows), dtype=np.float32), border
+        elif device_ids != self._kept_ids:
+            for i in (i for i, (now, before) in enumerate(zip(device_ids, self._kept_ids, strict=True)) if now != before):
+                kept[1][i] = 0.0
+        self._kept_ids = device_ids
 
     def forget(self) -> None:
         """Start cold next time."""
         self._kept = None
 
-    def _run(
-        self,
-        p: Any,
-        m: Any,
-        s: Any,
-        h: float,
-        ahead: int,
-        iterations: IntArray,
-        status: IntArray,
-        numbers: FloatArray,
-        objective: FloatArray,
-        out: tuple[FloatArray, ...],
-    ) -> None:
-        order, kept = self._order, self._kept
-        if order is None or kept is None:
-            return
-        blocks, steps = order.shape[0], out[0].shape[1]
-        threads = max(1, min(self.threads, blocks))
+    def _lanes(self, count: int) -> int:
+        return LANES if count > 1 else 1
 
-        def part(number: int) -> None:
-            view = np.zeros((HEAD + STEP * steps, order.shape[1]))
-            w = view if order.shape[1] == LANES else view.reshape(-1)
-            first, last = blocks * number // threads, blocks * (number + 1) // threads
+    def _run(
+        self, order: IntArray, p: Any, m: Any, s: Any, h: float, ahead: int, flags: IntArray, iterations: IntArray,
+        status: IntArray, numbers: FloatArray, objective: FloatArray, out: tuple[FloatArray, ...],
+    ) -> None:  # fmt: skip
+        """Devices `order`, in parts whose size does not depend on the threads, so that the answers do not either."""
+        if self._kept is None:
+            return
+        kept, border = self._kept
+        count, lanes, steps = len(order), self._lanes(len(order)), out[0].shape[1]
+        size = min(MOST_DEVICES, max(LEAST_DEVICES, -(-count // 4)))
+
+        def part(first: int) -> None:
+            view = np.zeros((HEAD + STEP * steps, lanes))
             solve_range(
-                w, view, p, m, s, h, order, first, last, kept[2], kept[0], kept[1], ahead, self.away, self.first_mu,
-                self.relative_gap, self.most_iterations, self.judged, iterations, status, numbers, objective, out,
+                view if lanes > 1 else view.reshape(-1), view, p, m, s, h, order, first, min(first + size, count), flags, kept,
+                border, ahead, self.away, self.first_mu, self.relative_gap, self.most_iterations, self.judged, iterations, status,
+                numbers, objective, out,
             )  # fmt: skip
 
-        if threads == 1:
-            part(0)
+        parts = range(0, count, size)
+        if self.threads == 1 or len(parts) == 1:
+            for first in parts:
+                part(first)
             return
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(part, range(threads)))
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(part, parts))
 
     def _fall(
         self,

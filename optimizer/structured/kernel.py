@@ -1,8 +1,9 @@
-"""One block of devices from data to plan, and a range of blocks: the compiled entry point of the solver.
+"""A queue of devices through the lanes of one block, from data to plan: the compiled entry point of the solver.
 
 An iteration is four passes: factor and correct against time, predict and advance with it (Mehrotra, SIAM J. Optim. 2, 1992). A
-block ends when each of its lanes has met its own tolerance, has failed, or has had `most_iterations`. Compiled code is cached on
-disk; `compiled` ties it to the source text of this package, which numba alone would not see change in other modules.
+lane is done when it has met its own tolerance, has failed, or has had `most_iterations`. Since devices need different numbers of
+iterations, lanes that are done are audited, emptied and filled with the next devices while the others go on. Compiled code is
+cached on disk; `compiled` ties it to the source text of this package, which numba alone would not see change in other modules.
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
@@ -22,9 +23,9 @@ from optimizer.structured.check import beyond_kernel, cut_to_bounds, finish, pri
 from optimizer.structured.forward import advance_all, predict_all
 from optimizer.structured.judge import KINDS
 from optimizer.structured.lanes import stage, whole_pass
-from optimizer.structured.layout import HEAD, MONEY_EUR_PER_KW, STEP
-from optimizer.structured.packing import optional_rows, pack, power_scale
-from optimizer.structured.start import count_rows, keep, start
+from optimizer.structured.layout import STEP_ROWS
+from optimizer.structured.packing import KW, MEMO, SPAN, optional_rows, pack_end, pack_head, pack_span, unpack_span
+from optimizer.structured.start import count_rows, keep_head, keep_span, start_head, start_span
 
 SOLVED, ITERATIONS, NOT_FINITE, UNPROVEN, ROUTED, REFUSED = range(6)
 STATUS = (
@@ -44,6 +45,11 @@ PROOF = 4.0
 """The proven gap may be this many tolerances: rounding, and residuals weighted by ranges."""
 MOST_AUDITS = 3
 """A lane that an audit refuses gets more iterations this often, less one."""
+ENOUGH = 2
+"""Lanes that wait before an audit, which takes a quarter of an iteration, is worth it."""
+DEVICE, STATE, DONE, COUNT, AUDITS, NEW, WARM = range(7)
+LANE_ROWS = 7
+"""What is known of a lane: its device or -1, its status, whether it is done, its iterations and audits; while it is filled."""
 
 
 @stage
@@ -52,53 +58,13 @@ def allowance(view: Any, lane: int, relative: float, scale: float) -> float:
     return float(relative * max(view[f.EURO, lane], min(abs(view[f.COST, lane]), scale)))
 
 
-@whole_pass
-def solve_block(
-    w: Any, view: Any, steps: int, flags: int, h: float, relative: float, most_iterations: int, iterations: Any, status: Any
-) -> None:
-    """Iterate on a packed and started block; `view` is w as (fields, lanes). Fills iterations and status of its lanes."""
-    lanes = view.shape[1]
-    rows, scale = count_rows(flags, steps), 0.5 * h * steps
-    for lane in range(lanes):
-        view[f.ROWS_INVERSE, lane] = 1.0 / rows
-        view[f.LEFT, lane] = 1.0
-        view[f.FLOOR, lane] = 0.0
-        iterations[lane], status[lane] = 0, ITERATIONS
-    audits = 0
-    for iteration in range(most_iterations):
-        factor(w, steps, flags)
-        predict_all(w, steps, flags)
-        correct_all(w, steps, flags)
-        advance_all(w, steps, flags)
-        going = False
-        for lane in range(lanes):
-            gap, allowed = view[f.GAP_NEXT, lane], allowance(view, lane, relative, scale)
-            # Centring stops well inside the allowance: smaller products only bring rounding, in lanes that wait for others too.
-            view[f.FLOOR, lane] = CENTRED * allowed / rows
-            if status[lane] != ITERATIONS:
-                continue
-            iterations[lane] = iteration + 1
-            if not np.isfinite(gap) or not np.isfinite(view[f.COST, lane]):
-                status[lane] = NOT_FINITE
-            elif gap <= allowed and view[f.LEFT, lane] <= LEFT_LIMIT:
-                status[lane] = SOLVED
-            else:
-                going = True
-        if going and iteration < most_iterations - 1:
-            continue
-        audit(w, steps, flags)
-        audits += 1
-        again = False
-        for lane in range(lanes):
-            view[f.ALPHA, lane] = 0.0
-            if status[lane] == SOLVED or status[lane] == UNPROVEN:
-                status[lane] = verdict(view, lane, allowance(view, lane, relative, scale))
-                again = again or status[lane] == UNPROVEN
-        if not again or audits == MOST_AUDITS or iteration == most_iterations - 1:
-            break
-        for lane in range(lanes):
-            if status[lane] == UNPROVEN:
-                status[lane] = ITERATIONS
+@stage
+def iterate(w: Any, steps: int, flags: int) -> None:
+    """The four passes."""
+    factor(w, steps, flags)
+    predict_all(w, steps, flags)
+    correct_all(w, steps, flags)
+    advance_all(w, steps, flags)
 
 
 @stage
@@ -109,21 +75,118 @@ def verdict(view: Any, lane: int, allowed: float) -> int:
 
 
 @whole_pass
-def unpack(view: Any, lane: int, p: Any, m: Any, i: int, h: float, ok: bool, out: Any) -> None:
-    """Write a lane's plan into row i of the outputs: zero where the lane is not `ok`."""
-    watts = 1e3 * power_scale(p, i)
-    for k in range(p.charge_max_w.shape[1]):
-        s = HEAD + STEP * k
-        if ok:
-            out[0][i, k] = min(max(view[s + f.X_C, lane] * watts, 0.0), p.charge_max_w[i, k])
-            out[1][i, k] = min(max(view[s + f.X_D, lane] * watts, 0.0), p.discharge_max_w[i, k])
-            out[2][i, k] = min(max(view[s + f.X_U, lane] * watts, 0.0), m.pv_w[i, k] * m.curtailable[i])
-            out[3][i, k] = view[s + f.VALUE, lane] * MONEY_EUR_PER_KW
-            move = 2.0 * p.move_weight[i] * p.reference_w[i, k] * 1e-3
-            out[4][i, k] = view[s + f.METER, lane] * MONEY_EUR_PER_KW / h - move
+def look(view: Any, lanes: Any, steps: int, rows: int, h: float, relative: float, most_iterations: int) -> tuple[int, int]:
+    """After an iteration: (lanes that go on, lanes that wait for the audit); `lanes` as of `lane_rows`."""
+    going = waiting = 0
+    for lane in range(view.shape[1]):
+        if lanes[DEVICE, lane] < 0:
+            continue
+        gap, allowed = view[f.GAP_NEXT, lane], allowance(view, lane, relative, 0.5 * h * steps)
+        # Centring stops well inside the allowance: smaller products only bring rounding, in lanes that wait for others too.
+        view[f.FLOOR, lane] = CENTRED * allowed / rows
+        if lanes[DONE, lane] == 0:
+            lanes[COUNT, lane] += 1
+            if not np.isfinite(gap) or not np.isfinite(view[f.COST, lane]):
+                lanes[STATE, lane], lanes[DONE, lane] = NOT_FINITE, 1
+            elif gap <= allowed and view[f.LEFT, lane] <= LEFT_LIMIT:
+                lanes[STATE, lane], lanes[DONE, lane] = SOLVED, 1
+            elif lanes[COUNT, lane] >= most_iterations:
+                lanes[DONE, lane] = 1
+        if lanes[DONE, lane] == 0:
+            going += 1
+        else:
+            waiting += 1
+    return going, waiting
+
+
+@whole_pass
+def prove(view: Any, lanes: Any, steps: int, h: float, relative: float, most_iterations: int) -> None:
+    """After an audit: lanes that it does not prove go on, a few times."""
+    for lane in range(view.shape[1]):
+        view[f.ALPHA, lane] = 0.0
+        if lanes[DEVICE, lane] >= 0 and lanes[DONE, lane] == 1 and lanes[STATE, lane] == SOLVED:
+            lanes[AUDITS, lane] += 1
+            state = verdict(view, lane, allowance(view, lane, relative, 0.5 * h * steps))
+            again = state == UNPROVEN and lanes[AUDITS, lane] < MOST_AUDITS and lanes[COUNT, lane] < most_iterations
+            lanes[STATE, lane], lanes[DONE, lane] = ITERATIONS if again else state, 0 if again else 1
+
+
+@whole_pass
+def harvest(
+    view: Any, lanes: Any, steps: int, flags: int, p: Any, m: Any, soft: Any, h: float, kept: Any, border: Any, relative: float,
+    judged: bool, iterations: Any, status: Any, numbers: Any, objective: Any, out: Any, excess: Any, memo: Any,
+) -> None:  # fmt: skip
+    """Plans of the lanes that are done, cut, replayed and priced; rows for the next warm start."""
+    for first in range(0, steps, SPAN):
+        last = min(first + SPAN, steps)
+        for lane in range(view.shape[1]):
+            i = lanes[DEVICE, lane]
+            if i >= 0 and lanes[DONE, lane] == 1 and lanes[STATE, lane] == SOLVED:
+                keep_span(view, lane, flags, kept[i], first, last)
+                unpack_span(view, lane, flags, p, m, i, h, memo[lane, KW], first, last, out)
+    for lane in range(view.shape[1]):
+        i = lanes[DEVICE, lane]
+        if i < 0 or lanes[DONE, lane] == 0:
+            continue
+        iterations[i], status[i] = lanes[COUNT, lane], lanes[STATE, lane]
+        numbers[i, 0], numbers[i, 1] = view[f.AUDIT_GAP, lane], view[f.AUDIT_DUAL, lane]
+        numbers[i, 2], numbers[i, 3] = view[f.AUDIT_PRIMAL, lane], view[f.EURO, lane]
+        border[i, 0, 0] = 0.0
+        if status[i] == SOLVED:
+            keep_head(view, lane, border[i])
         else:
             for j in range(5):
-                out[j][i, k] = 0.0
+                out[j][i, :] = 0.0
+        if judged:
+            objective[i], numbers[i, 4], passed = finish(p, m, soft, i, h, out[0], out[1], out[2], excess)
+        else:
+            cut_to_bounds(p, m, i, h, out[0], out[1], out[2])
+            objective[i], passed = price(p, m, soft, i, h, out[0], out[1], out[2], excess), True
+        if status[i] == SOLVED:
+            proven = (abs(numbers[i, 0]) + numbers[i, 1]) / numbers[i, 3]
+            if np.isnan(objective[i]):
+                status[i] = NOT_FINITE
+            elif not proven <= PROOF * relative * max(1.0, abs(objective[i])):
+                status[i] = UNPROVEN
+            elif not passed:
+                status[i] = REFUSED
+        lanes[DEVICE, lane] = -1
+        if not np.isfinite(view[f.GAP_NEXT, lane]):
+            view[:, lane] = 0.0  # what is no number must not reach the next device
+
+
+@whole_pass
+def fill(
+    view: Any, lanes: Any, steps: int, flags: int, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int,
+    kept: Any, border: Any, ahead: int, away: float, mu: float, memo: Any, scratch: Any,
+) -> int:  # fmt: skip
+    """Give the devices order[first:last] to free lanes; the first that is left over."""
+    for lane in range(view.shape[1]):
+        lanes[NEW, lane] = 0
+        if lanes[DEVICE, lane] < 0 and first < last:
+            i = order[first]
+            first += 1
+            lanes[DEVICE, lane], lanes[NEW, lane] = i, 1
+            lanes[STATE, lane], lanes[DONE, lane], lanes[COUNT, lane], lanes[AUDITS, lane] = ITERATIONS, 0, 0, 0
+            pack_head(view, lane, p, m, soft, i, h, memo[lane])
+    for begin in range(0, steps, SPAN):
+        for lane in range(view.shape[1]):
+            if lanes[NEW, lane] == 1:
+                pack_span(view, lane, flags, p, m, lanes[DEVICE, lane], h, memo[lane], begin, min(begin + SPAN, steps))
+    for lane in range(view.shape[1]):
+        if lanes[NEW, lane] == 1:
+            i = lanes[DEVICE, lane]
+            pack_end(view, lane, p, i, memo[lane])
+            lanes[WARM, lane] = start_head(view, lane, border[i], away, mu)
+            view[f.ROWS_INVERSE, lane] = 1.0 / count_rows(flags, steps)
+    for begin in range(0, steps, SPAN):
+        for lane in range(view.shape[1]):
+            if lanes[NEW, lane] == 1:
+                start_span(
+                    view, lane, steps, flags, kept[lanes[DEVICE, lane]], lanes[WARM, lane] == 1, ahead, away, mu, begin,
+                    min(begin + SPAN, steps), scratch,
+                )  # fmt: skip
+    return first
 
 
 def _source_digest() -> int:
@@ -138,52 +201,47 @@ def compiled(source: int) -> tuple[Any, Any, Any, Any]:
     """The entry points; `source` is part of their identity in numba's cache, since each refers to it."""
 
     def solve_range(
-        w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, warm: Any, kept: Any,
-        kept_border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, judged: bool,
-        iterations: Any, status: Any, numbers: Any, objective: Any, out: Any,
+        w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, flags_of: Any, kept: Any,
+        border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, judged: bool, iterations: Any,
+        status: Any, numbers: Any, objective: Any, out: Any,
     ) -> int:  # fmt: skip
-        """Blocks first <= b < last; lane l of block b is device order[b, l]; a device that repeats only fills its lane.
+        """Devices order[first:last], in whatever lane is free.
 
         `judged`: plans are cut to what the replay passes; else only to power bounds.
         """
-        excess = np.empty(len(KINDS))
-        lanes, steps = view.shape[1], p.charge_max_w.shape[1]
-        lane_iterations, lane_status = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
-        for b in range(first, last):
-            flags = 0
-            for lane in range(lanes):
-                i = order[b, lane]
-                flags |= optional_rows(p, m, i)
-                pack(view, lane, p, m, soft, i, h)
-            start(view, steps, flags, kept[b], kept_border[b], warm[b], ahead, away, mu)
-            solve_block(w, view, steps, flags, h, relative, most_iterations, lane_iterations, lane_status)
-            keep(view, steps, flags, lane_status, kept[b], kept_border[b])
-            warm[b] = True
-            for lane in range(lanes - 1, -1, -1):
-                i = order[b, lane]
-                iterations[i], status[i] = lane_iterations[lane], lane_status[lane]
-                numbers[i, 0], numbers[i, 1] = view[f.AUDIT_GAP, lane], view[f.AUDIT_DUAL, lane]
-                numbers[i, 2], numbers[i, 3] = view[f.AUDIT_PRIMAL, lane], view[f.EURO, lane]
-                unpack(view, lane, p, m, i, h, lane_status[lane] == SOLVED, out)
-                if judged:
-                    objective[i], numbers[i, 4], passed = finish(p, m, soft, i, h, out[0], out[1], out[2], excess)
-                else:
-                    cut_to_bounds(p, m, i, h, out[0], out[1], out[2])
-                    objective[i], passed = price(p, m, soft, i, h, out[0], out[1], out[2], excess), True
-                if status[i] == SOLVED:
-                    proven = (abs(numbers[i, 0]) + numbers[i, 1]) / numbers[i, 3]
-                    if np.isnan(objective[i]):
-                        status[i] = NOT_FINITE
-                    elif not proven <= PROOF * relative * max(1.0, abs(objective[i])):
-                        status[i] = UNPROVEN
-                    elif not passed:
-                        status[i] = REFUSED
-        return source
+        steps, flags = p.charge_max_w.shape[1], 0
+        for j in range(first, last):
+            flags |= flags_of[order[j]]
+        excess, scratch = np.empty(len(KINDS)), np.empty((2, len(STEP_ROWS)))
+        lanes, memo = np.full((LANE_ROWS, view.shape[1]), -1), np.zeros((view.shape[1], MEMO))
+        following = fill(
+            view, lanes, steps, flags, p, m, soft, h, order, first, last, kept, border, ahead, away, mu, memo, scratch
+        )  # fmt: skip
+        rows = count_rows(flags, steps)
+        while True:
+            iterate(w, steps, flags)
+            going, waiting = look(view, lanes, steps, rows, h, relative, most_iterations)
+            if going > 0 and (waiting < ENOUGH or following == last):
+                continue
+            if going + waiting == 0:
+                return source
+            audit(w, steps, flags)
+            prove(view, lanes, steps, h, relative, most_iterations)
+            harvest(
+                view, lanes, steps, flags, p, m, soft, h, kept, border, relative, judged, iterations, status, numbers, objective,
+                out, excess, memo,
+            )  # fmt: skip
+            following = fill(
+                view, lanes, steps, flags, p, m, soft, h, order, following, last, kept, border, ahead, away, mu, memo, scratch
+            )  # fmt: skip
+            if not (lanes[DEVICE] >= 0).any():
+                return source
 
-    def route(p: Any, m: Any, status: Any) -> int:
-        """Mark the devices that are not for this kernel."""
+    def route(p: Any, m: Any, status: Any, flags_of: Any) -> int:
+        """Mark the devices that are not for this kernel, and the optional rows of all."""
         for i in range(status.shape[0]):
             status[i] = ROUTED if beyond_kernel(p, m, i) else SOLVED
+            flags_of[i] = optional_rows(p, m, i)
         return source
 
     def finish_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> tuple[float, float, bool]:

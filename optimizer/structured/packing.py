@@ -1,7 +1,7 @@
 """From watts, watt-hours and euros to the scaled numbers of a block, and back.
 
-`pack` writes one device into one lane; `start` gives every row a first slack and multiplier, shifted from the last solution
-where there is one; `keep` stores them; `unpack` reads a lane's plan. Plain scalar code; the units are those of layout.
+`pack_head`, `pack_span` and `pack_end` write one device into one lane, `unpack_span` reads a lane's plan. A span is a few steps:
+lanes that are filled together are filled while their part of the block is near. Plain scalar code; units as in layout.
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
@@ -23,6 +23,11 @@ from optimizer.structured.layout import BAND, FAR, HEAD, KELVIN, MONEY_EUR_PER_K
 FLAT_EUR_PER_KWH = 2e-6
 """Import and export prices closer than this are one price."""
 IDLE_PRICE = 1e-2
+SPAN = 8
+"""Steps that are packed at a time: one cache line of each profile."""
+KW, FAR_NEED, ENERGY, TEMPERATURE, COST = range(5)
+"""What a lane remembers from span to span: power scale, distance of a bound that is not there, the idle trajectory."""
+MEMO = 5
 
 # numba reads the arrays of FleetData and MeterData, and the numbers of SoftCosts, as fields of named tuples.
 FleetArrays: Any = namedtuple("FleetArrays", (*fleet.SCALARS, *fleet.PROFILES))  # type: ignore[misc]
@@ -56,8 +61,8 @@ def optional_rows(p: Any, m: Any, i: int) -> int:
 
 
 @whole_pass
-def pack(view: Any, lane: int, p: Any, m: Any, soft: Any, i: int, h: float) -> None:  # noqa: PLR0915 - one line a field
-    """Write device i behind meter i into a lane of `view` (fields, lanes); h is the step in hours."""
+def pack_head(view: Any, lane: int, p: Any, m: Any, soft: Any, i: int, h: float, memo: Any) -> None:
+    """Constants of device i behind meter i into a lane of `view` (fields, lanes); h is the step in hours; memo (MEMO,) begins."""
     steps = p.charge_max_w.shape[1]
     kw = power_scale(p, i)
     per_w, per_eur = 1e-3 / kw, 1.0 / (MONEY_EUR_PER_KW * kw)
@@ -91,58 +96,89 @@ def pack(view: Any, lane: int, p: Any, m: Any, soft: Any, i: int, h: float) -> N
     view[f.LOW_0, lane] = min(0.0, p.energy_low_wh[i] - start) * per_w
     view[f.DEPTH, lane] = min(p.cycle_depth_wh[i] * per_w, FAR)
     view[f.EURO, lane] = per_eur
+    memo[KW], memo[FAR_NEED], memo[ENERGY], memo[TEMPERATURE], memo[COST] = kw, far, start, p.temperature_c[i], 0.0
 
-    e, e_before = start, start
-    t = p.temperature_c[i]
-    cost = 0.0
-    for k in range(steps):
+
+@whole_pass
+def pack_span(view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float, memo: Any, first: int, last: int) -> None:
+    """Steps first <= k < last of device i; what belongs to optional rows only where `flags` has them."""
+    kw, far, e, t, cost = memo[KW], memo[FAR_NEED], memo[ENERGY], memo[TEMPERATURE], memo[COST]
+    per_w, price, curve = 1e-3 / kw, 1.0 / MONEY_EUR_PER_KW, kw / MONEY_EUR_PER_KW
+    heat, volts, start = 1e3 * kw * KELVIN, 1e3 * kw * VOLT, p.energy_wh[i]
+    peaked = m.peak_price_eur_per_kw[i] > 0.0
+    for k in range(first, last):
         s = HEAD + STEP * k
         view[s + f.HC, lane] = h * p.eta_charge[i, k]
         view[s + f.HD, lane] = h / p.eta_discharge[i, k]
-        view[s + f.BC, lane] = p.temperature_charge_k_per_w[i, k] * 1e3 * kw * KELVIN
-        view[s + f.BD, lane] = p.temperature_discharge_k_per_w[i, k] * 1e3 * kw * KELVIN
-        view[s + f.VE, lane] = p.voltage_v_per_wh[i, k] * 1e3 * kw * VOLT
-        view[s + f.VP, lane] = p.voltage_v_per_w[i, k] * 1e3 * kw * VOLT
+        view[s + f.BC, lane] = p.temperature_charge_k_per_w[i, k] * heat
+        view[s + f.BD, lane] = p.temperature_discharge_k_per_w[i, k] * heat
+        view[s + f.VE, lane] = p.voltage_v_per_wh[i, k] * volts
+        view[s + f.VP, lane] = p.voltage_v_per_w[i, k] * volts
         view[s + f.C_MAX, lane] = max(p.charge_max_w[i, k] * per_w, THIN)
         view[s + f.D_MAX, lane] = max(p.discharge_max_w[i, k] * per_w, THIN)
         need = (m.load_w[i, k] - m.pv_w[i, k]) * per_w
         spread = m.buy_eur_per_kwh[i, k] - m.sell_eur_per_kwh[i, k]
-        if spread > FLAT_EUR_PER_KWH:
-            view[s + f.SPREAD, lane] = h * spread * price
-            view[s + f.R_NEED, lane] = -need
-        else:
-            view[s + f.SPREAD, lane] = IDLE_PRICE
-            view[s + f.R_NEED, lane] = far
+        costly = spread > FLAT_EUR_PER_KWH
+        view[s + f.SPREAD, lane] = h * spread * price if costly else IDLE_PRICE
+        view[s + f.R_NEED, lane] = -need if costly else far
         sell = h * m.sell_eur_per_kwh[i, k] * price
         cost += sell * need
         move = 2.0 * h * p.move_weight[i] * p.reference_w[i, k] * 1e-3 * price
-        view[s + f.TRACK, lane] = 2.0 * h * m.tracking_weight[i, k] * curve
-        track = 2.0 * h * m.tracking_weight[i, k] * (m.load_w[i, k] - m.pv_w[i, k] - m.target_w[i, k]) * 1e-3 * price
-        view[s + f.PRICE, lane] = sell + track + move
-        view[s + f.U_PRICE, lane] = h * m.curtailment_cost_eur_per_kwh[i] * price - move
-        view[s + f.U_MAX, lane] = max(m.pv_w[i, k] * per_w * m.curtailable[i], THIN)
+        if flags & f.TRACKED:
+            weight = 2.0 * h * m.tracking_weight[i, k]
+            view[s + f.TRACK, lane] = weight * curve
+            sell += weight * (m.load_w[i, k] - m.pv_w[i, k] - m.target_w[i, k]) * 1e-3 * price
+        view[s + f.PRICE, lane] = sell + move
+        if flags & f.CURTAIL:
+            view[s + f.U_PRICE, lane] = h * m.curtailment_cost_eur_per_kwh[i] * price - move
+            view[s + f.U_MAX, lane] = max(m.pv_w[i, k] * per_w * m.curtailable[i], THIN)
         view[s + f.R_IMPORT, lane] = min(m.import_limit_w[i, k] * per_w - need, far)
         view[s + f.R_EXPORT, lane] = min(m.export_limit_w[i, k] * per_w + need, far)
-        view[s + f.R_OVER_PEAK, lane] = -need if peak_price > 0.0 else far
+        view[s + f.R_OVER_PEAK, lane] = -need if peaked else far
         volt = p.voltage_v[i, k] + p.voltage_v_per_wh[i, k] * e
         view[s + f.V_ABOVE, lane] = min((p.voltage_max_v[i] - volt) * VOLT, FAR)
         view[s + f.V_BELOW, lane] = min((volt - p.voltage_min_v[i]) * VOLT, FAR)
-        c_room = (p.charge_taper_w[i, k] - p.charge_taper_w_per_wh[i, k] * e) * per_w
-        d_room = (p.discharge_taper_w[i, k] + p.discharge_taper_w_per_wh[i, k] * e) * per_w
-        view[s + f.C_SLOPE, lane] = p.charge_taper_w_per_wh[i, k] if c_room < FAR else 0.0
-        view[s + f.D_SLOPE, lane] = p.discharge_taper_w_per_wh[i, k] if d_room < FAR else 0.0
-        view[s + f.C_ROOM, lane] = min(c_room if k > 0 else max(c_room, THIN), FAR)
-        view[s + f.D_ROOM, lane] = min(d_room if k > 0 else max(d_room, THIN), FAR)
-        e_before = e
-        e = e_before - p.leak_wh[i]
+        if flags & f.TAPER:
+            c_room = (p.charge_taper_w[i, k] - p.charge_taper_w_per_wh[i, k] * e) * per_w
+            d_room = (p.discharge_taper_w[i, k] + p.discharge_taper_w_per_wh[i, k] * e) * per_w
+            view[s + f.C_SLOPE, lane] = p.charge_taper_w_per_wh[i, k] if c_room < FAR else 0.0
+            view[s + f.D_SLOPE, lane] = p.discharge_taper_w_per_wh[i, k] if d_room < FAR else 0.0
+            view[s + f.C_ROOM, lane] = min(c_room if k > 0 else max(c_room, THIN), FAR)
+            view[s + f.D_ROOM, lane] = min(d_room if k > 0 else max(d_room, THIN), FAR)
+        e = e - p.leak_wh[i]
         t = p.temperature_a[i] * t + p.temperature_drift_c[i, k]
         view[s + f.E_IDLE, lane] = (e - start) * per_w
         view[s + f.E_ABOVE, lane] = (p.energy_max_wh[i] - e) * per_w
         view[s + f.E_BELOW, lane] = (e - p.energy_min_wh[i]) * per_w
         view[s + f.T_ABOVE, lane] = min((p.temperature_max_c[i, k] - t) * KELVIN, FAR)
-        view[s + f.T_BELOW, lane] = min((t - p.temperature_min_c[i]) * KELVIN, FAR)
-    end = p.terminal_energy_wh[i]
+        if flags & f.COLD:
+            view[s + f.T_BELOW, lane] = min((t - p.temperature_min_c[i]) * KELVIN, FAR)
+    memo[ENERGY], memo[TEMPERATURE], memo[COST] = e, t, cost
+
+
+@whole_pass
+def pack_end(view: Any, lane: int, p: Any, i: int, memo: Any) -> None:
+    """What is known after the last step: the end's bounds, the cost of idling."""
+    end, e, per_w = p.terminal_energy_wh[i], memo[ENERGY], 1e-3 / memo[KW]
     free = np.isnan(end)
     view[f.END_HIGH, lane] = FAR if free else (end - e) * per_w + BAND
     view[f.END_LOW, lane] = FAR if free else (e - end) * per_w + BAND
-    view[f.COST_0, lane] = cost - p.terminal_value_eur_per_kwh[i] * e * 1e-3 * per_eur
+    view[f.COST_0, lane] = memo[COST] - p.terminal_value_eur_per_kwh[i] * e * 1e-3 * view[f.EURO, lane]
+
+
+@whole_pass
+def unpack_span(
+    view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float, kw: float, first: int, last: int, out: Any
+) -> None:
+    """Steps first <= k < last of a lane's plan into row i of the outputs."""
+    watts = 1e3 * kw
+    for k in range(first, last):
+        s = HEAD + STEP * k
+        out[0][i, k] = min(max(view[s + f.X_C, lane] * watts, 0.0), p.charge_max_w[i, k])
+        out[1][i, k] = min(max(view[s + f.X_D, lane] * watts, 0.0), p.discharge_max_w[i, k])
+        out[2][i, k] = 0.0
+        if flags & f.CURTAIL:
+            out[2][i, k] = min(max(view[s + f.X_U, lane] * watts, 0.0), m.pv_w[i, k] * m.curtailable[i])
+        out[3][i, k] = view[s + f.VALUE, lane] * MONEY_EUR_PER_KW
+        move = 2.0 * p.move_weight[i] * p.reference_w[i, k] * 1e-3
+        out[4][i, k] = view[s + f.METER, lane] * MONEY_EUR_PER_KW / h - move

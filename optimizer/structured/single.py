@@ -132,7 +132,7 @@ def _duals(
     qp: SiteQP, device: DeviceData, solution: FleetSolution, solver: BatchSolver, x: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Equality and inequality duals."""
-    head, rows = solver.multipliers(0, 0)
+    head, rows = solver.multipliers(0)
     kw = max(float(device.charge_max_w.max()), float(device.discharge_max_w.max()), 0.01 * device.capacity_wh, 1.0) / KILO
     inequality = np.zeros(len(qp.gl))
     cold, tapered = np.isfinite(device.temperature_min_c), np.isfinite(device.charge_taper_w).any()

@@ -1,16 +1,15 @@
 """First slacks and multipliers of a block, cold or from the last solution one step on; and keeping them for the next.
 
 Warm start by shifting: row r of step k takes its pair (t, l) from step k + ahead of the last solution, both kept away from zero
-by `away`, so that the first iterate is not stuck at the old active set (Yildirim and Wright, SIAM J. Optim. 12, 2002). Kept as
-float32; a lane that was not solved keeps nothing and starts cold. Not here: scaling (packing).
+by `away`, so that the first iterate is not stuck at the old active set (Yildirim and Wright, SIAM J. Optim. 12, 2002). Kept per
+device as float32 (1/t, l t): kept (steps, 2, rows) and border (2, rows); a first border row of zero says that nothing is kept, as
+after a solve that failed, and the device starts cold. Not here: scaling (packing).
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from optimizer.structured import layout as f
 from optimizer.structured.lanes import stage, whole_pass
@@ -28,6 +27,7 @@ PRICES = (
     *(NONE,) * 8, f.GRID_LINEAR, *(NONE,) * 3, f.E_LINEAR, NONE, NONE, f.V_LINEAR, *(NONE,) * 3, f.T_LINEAR, *(NONE,) * 5
 )  # fmt: skip
 """For each of STEP_ROWS that keeps a slack variable positive, its price: what its multiplier is while the limit holds."""
+BOX_ROWS = 4
 BOXES = (True, True, True, True) + (False,) * 19 + (True, True)
 
 
@@ -55,49 +55,63 @@ def count_rows(flags: int, steps: int) -> int:
 
 
 @whole_pass
-def start(view: Any, steps: int, flags: int, kept: Any, kept_border: Any, warm: bool, ahead: int, away: float, mu: float) -> None:
-    """Set i = 1/t, m = l t and the direction of every row; clears the targets.
-
-    kept (steps, rows, 2, lanes) and kept_border (rows, 2, lanes) hold (t, l) of the last solution.
-    """
-    lanes = view.shape[1]
+def start_head(view: Any, lane: int, border: Any, away: float, mu: float) -> bool:
+    """Border rows of a lane, and everything that passes hand on cleared; whether the rows of steps start warm."""
     for field in range(f.ALPHA, f.R_PEAK_0):
-        for lane in range(lanes):
-            view[field, lane] = 0.0
+        view[field, lane] = 0.0
+    view[f.LEFT, lane] = 1.0
+    warm = border[0, 0] > 0.0
     for r in range(len(HEAD_ROWS)):
         at = HEAD_ROWS[r]
-        for lane in range(lanes):
-            t, price = 1.0, mu
-            if warm and kept_border[r, 0, lane] > 0.0:
-                price = max(float(kept_border[r, 1, lane]), away)
-                t = max(float(kept_border[r, 0, lane]), away / max(price, 1.0))
-            view[at, lane], view[at + 1, lane], view[at + 2, lane] = 1.0 / t, price * t, 0.0
-    for lane in range(lanes):
-        if not (warm and kept_border[0, 0, lane] > 0.0):
-            _cold_border(view, lane, mu)
-    for k in range(steps):
-        s, source = HEAD + STEP * k, min(k + ahead, steps - 1)
-        for field in range(f.X_C, f.X_U + 1):
-            for lane in range(lanes):
-                view[s + field, lane] = 0.0
-        for r in range(rows_of(flags)):
-            at, room = s + STEP_ROWS[r], ROOMS[r]
-            for lane in range(lanes):
-                width = view[s + room, lane] if room >= 0 else 1.0
-                if warm and kept[source, r, 0, lane] > 0.0:
-                    price = max(float(kept[source, r, 1, lane]), away)
-                    t = max(float(kept[source, r, 0, lane]), away / max(price, 1.0))
-                elif PRICES[r] >= 0 and not (r == COLD_Z and flags & f.COLD):
-                    price = max(view[PRICES[r], lane], mu)
-                    t = mu / price
-                else:
-                    t, price = max(width, 1.0), mu
-                if BOXES[r] and width <= 2.0 * away:  # hardly any room: in its middle, and centred
-                    t = 0.5 * width
-                    price = (away if warm else mu) / t
-                elif BOXES[r]:
-                    t = min(t, max(width, 0.1))
-                view[at, lane], view[at + 1, lane], view[at + 2, lane] = 1.0 / t, price * t, 0.0
+        view[at, lane], view[at + 1, lane], view[at + 2, lane] = 1.0, mu, 0.0
+        if warm:
+            price = max(float(border[0, r]) * float(border[1, r]), away)
+            view[at, lane] = min(float(border[0, r]), max(price, 1.0) / away)
+            view[at + 1, lane] = price / view[at, lane]
+    if not warm:
+        _cold_border(view, lane, mu)
+    return bool(warm)
+
+
+@whole_pass
+def start_span(
+    view: Any, lane: int, steps: int, flags: int, kept: Any, warm: bool, ahead: int, away: float, mu: float, first: int,
+    last: int, scratch: Any,
+) -> None:  # fmt: skip
+    """i = 1/t and m = l t of the rows of steps first <= k < last; scratch has (2, rows)."""
+    for k in range(first, last):
+        s, done = HEAD + STEP * k, 0
+        if warm:
+            source, done = min(k + ahead, steps - 1), ALWAYS
+            for r in range(ALWAYS):
+                inverse = float(kept[source, 0, r])
+                price = max(inverse * float(kept[source, 1, r]), away)
+                scratch[0, r] = min(inverse, max(price, 1.0) / away)
+                scratch[1, r] = price / scratch[0, r]
+            for r in range(ALWAYS):
+                view[s + STEP_ROWS[r], lane], view[s + STEP_ROWS[r] + 1, lane] = scratch[0, r], scratch[1, r]
+            for r in range(BOX_ROWS):
+                _box(view, lane, s + STEP_ROWS[r], view[s + ROOMS[r], lane], away, away)
+        for r in range(done, rows_of(flags)):
+            at, width = s + STEP_ROWS[r], view[s + ROOMS[r], lane] if ROOMS[r] >= 0 else 1.0
+            t, price = max(width, 1.0), mu
+            if PRICES[r] >= 0 and not (r == COLD_Z and flags & f.COLD):
+                price = max(view[PRICES[r], lane], mu)
+                t = mu / price
+            view[at, lane], view[at + 1, lane] = 1.0 / t, price * t
+            if BOXES[r]:
+                _box(view, lane, at, width, away, mu)
+
+
+@stage
+def _box(view: Any, lane: int, at: int, width: float, away: float, mu: float) -> None:
+    """A row of a box starts within it; where there is hardly any room, in its middle, and centred."""
+    if width <= 2.0 * away:
+        view[at, lane], view[at + 1, lane] = 2.0 / width, mu
+    else:
+        inverse = view[at, lane]
+        view[at, lane] = max(inverse, 1.0 / max(width, 0.1))
+        view[at + 1, lane] = view[at + 1, lane] * inverse / view[at, lane]
 
 
 @stage
@@ -116,22 +130,16 @@ def _cold_row(view: Any, lane: int, at: int, room: float, mu: float) -> None:
 
 
 @whole_pass
-def keep(view: Any, steps: int, flags: int, status: Any, kept: Any, kept_border: Any) -> None:
-    """Store (t, l) of every row; zeros for lanes whose status is not 0 (solved)."""
-    lanes = view.shape[1]
+def keep_head(view: Any, lane: int, border: Any) -> None:
+    """Border rows of a solved lane."""
     for r in range(len(HEAD_ROWS)):
-        at = HEAD_ROWS[r]
-        for lane in range(lanes):
-            i = view[at, lane] if status[lane] == 0 else np.inf
-            kept_border[r, 0, lane], kept_border[r, 1, lane] = 1.0 / i, _tame(i * view[at + 1, lane])
-    for k in range(steps):
+        border[0, r], border[1, r] = view[HEAD_ROWS[r], lane], view[HEAD_ROWS[r] + 1, lane]
+
+
+@whole_pass
+def keep_span(view: Any, lane: int, flags: int, kept: Any, first: int, last: int) -> None:
+    """Rows of steps first <= k < last of a solved lane."""
+    for k in range(first, last):
+        s = HEAD + STEP * k
         for r in range(rows_of(flags)):
-            at = HEAD + STEP * k + STEP_ROWS[r]
-            for lane in range(lanes):
-                i = view[at, lane] if status[lane] == 0 else np.inf
-                kept[k, r, 0, lane], kept[k, r, 1, lane] = 1.0 / i, _tame(i * view[at + 1, lane])
-
-
-@stage
-def _tame(x: float) -> float:
-    return x if 0.0 <= x < 1e30 else 1.0
+            kept[k, 0, r], kept[k, 1, r] = view[s + STEP_ROWS[r], lane], view[s + STEP_ROWS[r] + 1, lane]
