@@ -33,8 +33,8 @@ def folder(tmp_path_factory):
     return place
 
 
-def arguments(folder, out):
-    return ["evaluate", "--config", str(folder / "config.json"), "--workers", "2", "--out", str(out)]
+def arguments(folder, out, workers=1):
+    return ["evaluate", "--config", str(folder / "config.json"), "--workers", str(workers), "--out", str(out)]
 
 
 def environment(data):
@@ -53,7 +53,7 @@ def said(out):
 def whole(folder, tmp_path_factory):
     """An evaluation that nobody disturbed: its document and what it printed."""
     data = tmp_path_factory.mktemp("whole")
-    found = processes.run(arguments(folder, data / "out"), environment(data), timeout_s=120)
+    found = processes.run(arguments(folder, data / "out", workers=2), environment(data), timeout_s=120)
     assert found.returncode == 0, found.stdout + found.stderr
     return said(data / "out"), found, len(cached(data))
 
