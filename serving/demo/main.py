@@ -194,7 +194,7 @@ def _simulate(
     wall = ["--validity-grace", str(VALIDITY_GRACE_S), "--telemetry-max-age", str(2 * interval_s)]
     every = ["--interval", str(METRICS_EVERY_S), "--until", end.isoformat()]
     children.start("metrics", ["metrics", "run", "--site", site.site_id, *every], control)
-    children.start("dispatcher", ["dispatch", "--site", site.site_id, "--until", end.isoformat(), *wall], control)
+    children.start("dispatcher", ["dispatch", "--site", site.site_id, "--no-watch", "--until", end.isoformat(), *wall], control)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import structlog
 
@@ -20,7 +20,7 @@ from serving.shadow.days import local_day
 from serving.shadow.judge import live_score
 from serving.shadow.scorer import SCORED, Result, days_due, serve_scoring
 from serving.site_loader import site_config
-from stores.connections import Stores, open_stores
+from stores.connections import Postgres, Stores
 from stores.failures import STORE_FAILURES
 from stores.postgres.policy_days import PolicyDay, policy_days
 from stores.postgres.session import bound_session
@@ -33,6 +33,9 @@ RETRY_S = (60.0, 600.0, 3600.0)
 WINDOW_DAYS = 14
 """Of the live score that is exported."""
 END_WAIT_S = 10.0
+LOOK_S = 0.5
+ONE_AT_A_TIME = threading.BoundedSemaphore(1)
+"""Sites whose days end at the same moment are scored one after the other: each needs a process of its own."""
 FAILURES: tuple[type[Exception], ...] = (InputError, *STORE_FAILURES)
 
 
@@ -94,31 +97,42 @@ class DayKeeper:
         now = self.clock.now()
         if self._nothing_until is not None and now < self._nothing_until:
             return
-        # Connections of its own: the loop's are the loop's.
-        with open_stores(self.stores.settings) as stores:
-            bound_session(stores.pg)
-            due = days_due(stores, self.site_id, now)
+        pg = self.stores.pg_connect()  # its own: the loop's is the loop's
+        try:
+            bound_session(pg)
+            due = days_due(pg, self.site_id, now)
             if not self._told:
-                self._publish(stores, now)
+                self._publish(pg, now)
                 self._told = True
             for day in due:
-                if self._stop:
-                    return
-                kind, content = self._process.ask((self.site_id, day, now, self.by), DEADLINE_S)
-                if self._stop:
-                    return
-                if kind != SCORED:
-                    raise InputError(source=f"site {self.site_id}", field=f"score of {day}", value=kind, expected=str(content))
-                if isinstance(content, Result) and content.mine:
-                    self.metrics.day_scored("unscored" if content.marker.why_not else "scored")
-                    for alarm in content.alarms:
-                        self.metrics.policy_alarm(alarm.policy, alarm.kind, alarm.action)
-                    self._publish(stores, now)
+                self._score(pg, day, now)
+        finally:
+            pg.close()
         if due:
             self._process.kill()  # its memory is not needed for a day
         else:
             # Days end on the hour or half hour: nothing becomes due before the next quarter.
             self._nothing_until = _next_quarter(now)
+
+    def _score(self, pg: Postgres, day: date, now: datetime) -> None:
+        """Have one day scored, when no other site of this process is at it."""
+        while not self._stop and not ONE_AT_A_TIME.acquire(timeout=LOOK_S):
+            pass
+        if self._stop:
+            return
+        try:
+            kind, content = self._process.ask((self.site_id, day, now, self.by), DEADLINE_S)
+        finally:
+            ONE_AT_A_TIME.release()
+        if self._stop:
+            return
+        if kind != SCORED:
+            raise InputError(source=f"site {self.site_id}", field=f"score of {day}", value=kind, expected=str(content))
+        if isinstance(content, Result) and content.mine:
+            self.metrics.day_scored("unscored" if content.marker.why_not else "scored")
+            for alarm in content.alarms:
+                self.metrics.policy_alarm(alarm.policy, alarm.kind, alarm.action)
+            self._publish(pg, now)
 
     def _failed(self, why: str) -> None:
         if self._stop:
@@ -128,11 +142,11 @@ class DayKeeper:
         self._not_before_s = time.monotonic() + RETRY_S[min(self._failures, len(RETRY_S) - 1)]
         self._failures += 1
 
-    def _publish(self, stores: Stores, now: datetime) -> None:
+    def _publish(self, pg: Postgres, now: datetime) -> None:
         """Scores of the newest days, for the metrics."""
-        since = local_day(now, site_config(stores.pg, self.site_id).timezone) - timedelta(days=WINDOW_DAYS)
+        since = local_day(now, site_config(pg, self.site_id).timezone) - timedelta(days=WINDOW_DAYS)
         groups: dict[tuple[str, str], list[PolicyDay]] = {}
-        for row in policy_days(stores.pg, self.site_id, since=since):
+        for row in policy_days(pg, self.site_id, since=since):
             groups.setdefault((row.policy, row.role), []).append(row)
         for (policy, role), rows in groups.items():
             live = live_score(rows)

@@ -31,6 +31,7 @@ from serving.site_loader import site_config
 from stores.connections import Stores, open_stores
 from stores.failures import STORE_FAILURES
 from stores.mongo.telemetry import latest_states
+from stores.postgres.connection import PgConnection
 from stores.postgres.decisions import first_decision_since
 from stores.postgres.policies import ranked_policies
 from stores.postgres.policy_days import (
@@ -104,12 +105,12 @@ def score_day(
     return Result(marker=marker, days=_days(stores, site_id, day), alarms=alarms, mine=True)
 
 
-def days_due(stores: Stores, site_id: str, now: datetime) -> list[date]:
+def days_due(pg: PgConnection, site_id: str, now: datetime) -> list[date]:
     """Days of the site that want a score, oldest first."""
-    timezone = site_config(stores.pg, site_id).timezone
+    timezone = site_config(pg, site_id).timezone
     since = local_day(now, timezone) - timedelta(days=BACK_DAYS)
-    first = first_decision_since(stores.pg, site_id, day_bounds(since, timezone)[0])
-    done = {marker.day for marker in scored_days(stores.pg, site_id, since)}
+    first = first_decision_since(pg, site_id, day_bounds(since, timezone)[0])
+    done = {marker.day for marker in scored_days(pg, site_id, since)}
     return due_days(now, timezone, None if first is None else local_day(first, timezone), done)
 
 

@@ -161,7 +161,7 @@ def test_a_day_that_cannot_be_scored_is_marked_with_the_reason(stores, best, bro
     found = scored(stores)
     assert said in found.marker.why_not
     assert found.days == []
-    assert DAY not in days_due(stores, SITE, LATER)
+    assert DAY not in days_due(stores.pg, SITE, LATER)
 
 
 def test_load_that_nobody_measured_is_that_of_the_forecast(stores, best):
@@ -240,7 +240,7 @@ def test_killed_in_the_middle_nothing_is_there_and_the_next_start_scores(stores,
     assert done.returncode == -9, done.stderr.decode()
     assert policy_days(stores.pg, SITE) == []
     assert scored_day(stores.pg, SITE, DAY) is None
-    assert days_due(stores, SITE, LATER) == [DAY]
+    assert days_due(stores.pg, SITE, LATER) == [DAY]
     assert scored(stores).mine, "the lock went with the process"
 
 

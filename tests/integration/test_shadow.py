@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the shadows' proc
 
 import failing_policies
 import shadow_site
+from learned_cases import value_artefact
 from shadow_site import SITE, STEP
 
 from core.clock import ScaledClock
+from core.policy_record import PolicyRecord
 from serving.dispatch.artefacts import StoredArtefacts
 from serving.dispatch.loop import LoopOptions
 from serving.dispatch.metrics import DispatchMetrics
@@ -27,9 +29,11 @@ from serving.dispatch.runner import InlineRunner
 from serving.dispatch.supervisor import Supervisor
 from serving.dispatch.tick import SiteDispatcher, TickOptions
 from serving.shadow.desk import MOST_SHADOWS, ShadowDesk, Ticked, shadows_of
+from stores.mongo.artefacts import store_artefact
 from stores.postgres import leases
 from stores.postgres.decisions import decisions
 from stores.postgres.history import history
+from stores.postgres.policies import register_policy
 from stores.postgres.shadow import shadow_decisions, shadow_state
 
 pytestmark = pytest.mark.timeout(120)
@@ -150,6 +154,27 @@ def test_a_bad_one_is_marked_and_the_next_decides(stores, site, desk, mode, outc
         assert found["good"].outcome == "decided"
 
 
+def test_a_learned_one_decides_from_its_artefact_and_one_without_is_refused(stores, site):
+    artefact = value_artefact(share=0.5)
+    store_artefact(stores.mongo, artefact.files)
+    for name, sha256 in (("hybrid", artefact.sha256), ("lost", "0" * 64)):
+        made = PolicyRecord(
+            policy_id=None, site_id=SITE, name=name, policy_type="HYBRID", config={"artefact": sha256}, model_version="1",
+            training_date=NOW, performance_metrics={}, horizon_hours=24, update_interval_seconds=900,
+        )  # fmt: skip
+        register_policy(stores.pg, made)
+    result = tick(stores)
+    desk = ShadowDesk(stores, SITE, StoredArtefacts(stores))
+    try:
+        desk.turns(ticked(result))
+    finally:
+        desk.close()
+    found = turns(stores)
+    assert found["hybrid"].outcome == "decided", found["hybrid"].detail
+    assert found["lost"].outcome == "ineligible"
+    assert "0000" in found["lost"].detail
+
+
 def test_an_ineligible_one_is_not_asked(stores, site, desk):
     shadow_site.row(stores, "blind", "testing")
     stores.mongo["digital_twin_predictions"].delete_many({})
@@ -220,9 +245,14 @@ def test_beside_the_whole_dispatcher(stores, site, metrics):
     clock = ScaledClock(NOW - timedelta(seconds=300), time.monotonic(), 300.0)
     stop = threading.Event()
 
+    wanted = {("new", "decided"), ("bad", "raised")}
+
+    def kept():
+        rows = shadow_decisions(stores.pg, SITE, NOW - STEP, NOW + timedelta(days=1))
+        return {(item.policy, item.outcome) for item in rows}
+
     def seen(_site, _at, _result):
-        kept = {item.policy for item in shadow_decisions(stores.pg, SITE, NOW - STEP, NOW + timedelta(days=1))}
-        if kept >= {"new", "bad"} and len(decisions(stores.pg, SITE)) >= 3:
+        if kept() >= wanted and len(decisions(stores.pg, SITE)) >= 3:
             stop.set()
 
     options = LoopOptions(site_id="", telemetry_max_age_s=1e6, watch=True, factory=failing_policies.make)
@@ -231,8 +261,8 @@ def test_beside_the_whole_dispatcher(stores, site, metrics):
     Supervisor(stores.settings, clock, options, [SITE], metrics=metrics, on_tick=seen).run(stores, stop)
     guard.cancel()
     assert {d.source for d in decisions(stores.pg, SITE)} == {"best"}
-    kept = shadow_decisions(stores.pg, SITE, NOW - STEP, NOW + timedelta(days=1))
-    assert {(item.policy, item.outcome) for item in kept} == {("new", "decided"), ("bad", "raised")}
+    # Intervals are three seconds here: on a busy machine the first may pass before the shadows' process is up.
+    assert wanted <= kept() <= wanted | {("new", "deadline"), ("bad", "deadline")}
     assert all(command.issued_by for command in history(stores.pg, SITE))
     assert {command.parameters["target_power"] for command in history(stores.pg, SITE) if command.command_type.is_start} == {
         1000.0
