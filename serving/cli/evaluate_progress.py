@@ -53,7 +53,9 @@ class EvaluationProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=status.done, total=status.total, left=duration(status.left_s))
             if status.error and status.ended is not None:
-                self._bar.console.print(f"{' '.join(map(str, status.ended))}: {status.error}", style="red", markup=False)
+                self._bar.console.print(
+                    f"{' '.join(map(str, status.ended))}: {status.error}", style="red", markup=False, highlight=False
+                )
             return
         now = time.monotonic()
         if status.ended is None and now - self._said_s < EVERY_S:

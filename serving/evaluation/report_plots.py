@@ -13,8 +13,10 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 DPI = 80
+_YEARS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0)
 
 
 def week_png(trace: Mapping[str, Any]) -> str:
@@ -53,19 +55,24 @@ def week_png(trace: Mapping[str, Any]) -> str:
 
 
 def pareto_png(policies: Mapping[str, Mapping[str, Any]], front: Sequence[str]) -> str:
-    """Profit of a year against years of life; policies on the front are joined, others crosses."""
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    """Profit of a year against years of life (logarithmic); policies on the front are joined, others crosses."""
+    rows = max(8, len(policies))
+    figure = Figure(figsize=(8.5, 1.2 + 0.24 * rows), layout="constrained")
     axis = figure.subplots()
-    for name, item in sorted(policies.items(), key=lambda pair: -pair[1]["profit_eur_per_year"]):
+    for k, (name, item) in enumerate(sorted(policies.items(), key=lambda pair: -pair[1]["profit_eur_per_year"])):
         marker = "o" if name in front else "x"
-        axis.plot(item["life_years"], item["profit_eur_per_year"], marker, label=name)
+        axis.plot(item["life_years"], item["profit_eur_per_year"], marker, color=mpl.colormaps["tab20"](k % 20), label=name)
     joined = [(policies[name]["life_years"], policies[name]["profit_eur_per_year"]) for name in front]
     axis.plot([x for x, _ in joined], [y for _, y in joined], "-", color="0.5", alpha=0.5, zorder=0)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, title="dearest first")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(_YEARS))
+    axis.xaxis.set_major_formatter(FixedFormatter([f"{year:g}" for year in _YEARS]))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("life, years")
     axis.set_ylabel("profit, EUR a year")
     axis.grid(visible=True, alpha=0.3)
-    axis.margins(x=0.15, y=0.15)
+    axis.margins(x=0.08, y=0.1)
     return _png(figure)
 
 
