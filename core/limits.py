@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError
+from core.lanes import least, less, load, most, root, where
 
 FloatArray = NDArray[np.float64]
 
@@ -324,67 +325,59 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def bound_of_side(limits: FloatArray, condition: FloatArray, dt_s: float, charging: bool) -> tuple[float, int]:
+def bound_of_side(limits: FloatArray, condition: FloatArray, dt_s: float, charging: bool) -> tuple[float, float]:
     """Power (W >= 0) that a charge or a discharge may use and the Bound that decides; limits (15,), condition (17,).
 
     All limits but rated power act on current: with open-circuit voltage V, resistance R and current I the terminal
     power is I times the lowest voltage of the step. The voltage at its END, V -+ I (R + slope dt/Q), is held within limits.
+    Eight packs at once in the lanes of core.lanes: limits (15, 8), condition (17, 8), charging a mask.
     """
-    rated_c, rated_d, current_c, current_d = limits[0], limits[1], limits[2], limits[3]
-    v_min, v_max = limits[4], limits[5]
-    t_min, t_max, t_delta = limits[8], limits[9], limits[10]
-    soc_min, soc_max, depth, c_rate = limits[11], limits[12], limits[13], limits[14]
     dt_h = dt_s / 3600.0
-    soc, t_hot, t_cold, t_free, gain, spread = condition[:6]
-    v_oc, slope_d, r_d, q_ah, eta_q, soc_low, soc_high, spare_c, spare_d, slope_c, r_c = condition[6:]
-    warm = min(1.0, max(0.0, (t_max - t_hot) / THERMAL_TAPER_K))
-    cold = min(1.0, max(0.0, (t_cold - t_min) / THERMAL_TAPER_K))
-    even = 1.0
-    if t_delta < np.inf:  # no limit: inf / inf would be no number, and a NaN no power
-        even = min(1.0, max(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
-    if charging:
-        i_rated, room, v_room = current_c, soc_max - soc, v_max - spare_c - v_oc
-        depth_room, rated, slope, r = soc_low + depth - soc, rated_c, slope_c, max(r_c, 1e-9)
-    else:
-        i_rated, room, v_room = current_d, soc - soc_min, v_oc - spare_d - v_min
-        depth_room, rated, slope, r = soc - (soc_high - depth), rated_d, slope_d, max(r_d, 1e-9)
-    r_end = r + max(slope, 0.0) * 100.0 * dt_h / q_ah
+    soc, spread, v_oc, q_ah = load(condition, 0), load(condition, 5), load(condition, 6), load(condition, 9)
+    spare_c, spare_d = load(condition, 13), load(condition, 14)
+    t_max, t_delta, depth = load(limits, 9), load(limits, 10), load(limits, 13)
+    warm = least(1.0, most(0.0, (t_max - load(condition, 1)) / THERMAL_TAPER_K))
+    cold = least(1.0, most(0.0, (load(condition, 2) - load(limits, 8)) / THERMAL_TAPER_K))
+    # No limit: inf / inf would be no number, and a NaN no power.
+    even = least(1.0, most(0.0, (t_delta - spread) / (SPREAD_TAPER_SHARE * t_delta)))
+    even = where(less(t_delta, np.inf), even, 1.0)
+    rated = where(charging, load(limits, 0), load(limits, 1))
+    room = where(charging, load(limits, 12) - soc, soc - load(limits, 11))
+    depth_room = where(charging, load(condition, 11) + depth - soc, soc - (load(condition, 12) - depth))
+    v_room = where(charging, load(limits, 5) - spare_c - v_oc, v_oc - spare_d - load(limits, 4))
+    slope = where(charging, load(condition, 15), load(condition, 7))
+    r = most(where(charging, load(condition, 16), load(condition, 8)), 1e-9)
+    r_moved = most(slope, 0.0) * 100.0 * dt_h / q_ah
+    r_end = r + r_moved
     # Heat I^2 R may lift the pack from its free temperature to the limit, and no further.
-    i_heat = np.sqrt(max(0.0, t_max - t_free) / (gain * r)) if gain > 0.0 else np.inf
-    ah_per_pct = q_ah / 100.0 / (eta_q if charging else 1.0)
-    current, code = i_rated, 1
-    if c_rate * q_ah < current:
-        current, code = c_rate * q_ah, 2
+    gain = load(condition, 4)
+    i_heat = where(less(0.0, gain), root(most(0.0, t_max - load(condition, 3)) / (gain * r)), np.inf)
+    ah_per_pct = q_ah / 100.0 / where(charging, load(condition, 10), 1.0)
+    current = where(charging, load(limits, 2), load(limits, 3))
+    code = where(less(load(limits, 14) * q_ah, current), 2.0, 1.0)
+    current = least(load(limits, 14) * q_ah, current)
     # A charge of constant power ends with less current than it began with: what flows at the limit is P over the limit.
-    last = min(1.0, max(0.0, (v_oc - spare_d) / max(v_oc + v_room, 1e-9))) if charging else 1.0
-    i_voltage = v_room / (last * r + r_end - r)
-    if i_voltage < current:
-        current, code = i_voltage, 3
-    if room * ah_per_pct / dt_h < current:
-        current, code = room * ah_per_pct / dt_h, 4
-    if depth_room * ah_per_pct / dt_h < current:
-        current, code = depth_room * ah_per_pct / dt_h, 8
-    if i_heat < current:
-        current, code = i_heat, 6
-    if not charging and current > 0.5 * (v_oc - spare_d) / r_end:
-        current, code = 0.5 * (v_oc - spare_d) / r_end, 3
+    last = least(1.0, most(0.0, (v_oc - spare_d) / most(v_oc + v_room, 1e-9)))
+    i_voltage = v_room / (where(charging, last, 1.0) * r + r_moved)
+    code, current = where(less(i_voltage, current), 3.0, code), least(i_voltage, current)
+    i_soc, i_depth = room * ah_per_pct / dt_h, depth_room * ah_per_pct / dt_h
+    code, current = where(less(i_soc, current), 4.0, code), least(i_soc, current)
+    code, current = where(less(i_depth, current), 8.0, code), least(i_depth, current)
+    code, current = where(less(i_heat, current), 6.0, code), least(i_heat, current)
     # Constant power draws its largest current at the step's lowest voltage: at the beginning of a charge, where
     # no drop has built up yet (or where an earlier charge's has died away), and at the end of a discharge.
-    lowest_v = v_oc - spare_d if charging else v_oc - spare_d - current * r_end
-    power = max(0.0, current * lowest_v)
-    if rated < power:
-        power, code = rated, 0
-    taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * min(1.0, max(0.0, room / SOC_TAPER_PCT))
+    before_v = v_oc - spare_d
+    most_a = where(charging, np.inf, 0.5 * before_v / r_end)
+    code, current = where(less(most_a, current), 3.0, code), least(most_a, current)
+    power = most(0.0, current * (before_v - where(charging, 0.0, current * r_end)))
+    code, power = where(less(rated, power), 0.0, code), least(rated, power)
+    taper = SOC_TAPER_FLOOR + (1.0 - SOC_TAPER_FLOOR) * least(1.0, most(0.0, room / SOC_TAPER_PCT))
     # The tapers are shares of rated power: an already small bound is not cut twice.
-    if taper * rated < power:
-        power, code = taper * rated, 5
-    if warm * rated < power:
-        power, code = warm * rated, 6
-    if cold * rated < power:
-        power, code = cold * rated, 6
-    if even * rated < power:
-        power, code = even * rated, 7
-    return max(power, 0.0), code
+    code, power = where(less(taper * rated, power), 5.0, code), least(taper * rated, power)
+    code, power = where(less(warm * rated, power), 6.0, code), least(warm * rated, power)
+    code, power = where(less(cold * rated, power), 6.0, code), least(cold * rated, power)
+    code, power = where(less(even * rated, power), 7.0, code), least(even * rated, power)
+    return most(power, 0.0), code
 
 
 @_compiled

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from core.devices import Chemistry
@@ -16,6 +17,7 @@ from core.site import Tariff
 from core.yamlconfig import ConfigModel, Number, Whole
 
 MOST_VARIANTS = 4096
+DEVICE_SUBSTEP_S, LONGEST_SUBSTEP_S, QUARTER_S = 60.0, 300.0, 900.0
 Range = Annotated[tuple[Number, Number], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 """Lowest and highest value of a uniform draw; equal ends fix it."""
 
@@ -89,9 +91,10 @@ class EnvConfig(ConfigModel):
     packs: Annotated[tuple[PackRange, ...], Field(min_length=1, max_length=64)] = (PackRange(),)
     grid: GridRange = GridRange()
     tariff: Tariff = Tariff()
-    substep_s: Annotated[Number, Field(gt=0.0, le=300.0)] = 60.0
+    substep_s: Annotated[Number, Field(gt=0.0, le=LONGEST_SUBSTEP_S)] = DEVICE_SUBSTEP_S
     """Longest substep of the circuit. 60 s is what device and twin use; 300 s is faster and less true (docs/environment.md).
-    Longer ones would let heat pass a limit within a substep."""
+    Longer ones would let heat pass a limit within a substep; so would many long ones: in steps of more than 900 s they are
+    shorter in proportion (`substeps_of`)."""
     episode_steps: Annotated[Whole, Field(gt=0)] | None = 672
     """Steps until truncation; none runs to the end of the data."""
     information: Literal["published", "revealed"] = "published"
@@ -125,6 +128,11 @@ class EnvConfig(ConfigModel):
                 _ordered(self, name, 0.0, 1e6)
         _ordered(self, "ambient_offset_k", -40.0, 40.0)
         return self
+
+    def substeps_of(self, dt_s: float) -> int:
+        """Substeps of a step of dt_s: of at most substep_s, and at most 300 s x 900 s / dt_s, but 60 s are always allowed."""
+        longest_s = min(self.substep_s, max(DEVICE_SUBSTEP_S, LONGEST_SUBSTEP_S * QUARTER_S / dt_s))
+        return max(1, int(np.ceil(dt_s / longest_s - 1e-9)))
 
     @classmethod
     def of(cls, given: EnvConfig | Mapping[str, Any] | None, source: str = "environment") -> EnvConfig:

@@ -14,23 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.cells import BY_SOC, BY_TEMPERATURE
+from core.battery.cells import BY_SOC, BY_TEMPERATURE, LANES_BY_SOC, LANES_BY_TEMPERATURE
 from core.errors import InputError, nearest
-from envs import kernel
+from core.lanes import LANES
+from envs import block, kernel
 from envs.config import EnvConfig
 from envs.data import Part
 from envs.features import Marginal, make_features
 from envs.layout import Layout
-from envs.projection import LEVEL_OF, SPANS
+from envs.projection import SPANS
 from envs.variants import PEAK_FIRST, draw_variants
 
 FloatArray = NDArray[np.float64]
 OPTIONS = ("start", "row", "variant", "soc_pct", "temperature_c", "ambient_offset_k", "peak_w", "steps")
 """What `reset(options=...)` may set instead of drawing it: scalars, or a value an environment (soc, temperature: a pack)."""
-
-
-SCRATCH = 64
-"""Numbers that a thread works on: 30, and a cache line apart from the next one's."""
 
 
 class Engine:
@@ -50,19 +47,48 @@ class Engine:
         self.packs = len(config.packs)
         self.layout = Layout(self.packs, config.forecast_hours, points, config.load_forecast_hours)
         self.dt_s = part.exogenous.dt_s
-        self.substeps = max(1, int(np.ceil(self.dt_s / config.substep_s - 1e-9)))
-        m, width = num_envs, self.layout.size
-        self.stream = np.zeros(m, dtype=np.uint64)
-        self.clocks = np.zeros((m, 3), dtype=np.int64)
-        self.accounts, self.final_accounts = np.zeros((m, 5)), np.zeros((m, 5))
-        self.state = np.zeros((m, self.packs, 4))
-        self._buffers = [_Buffers(m, width, self.packs) for _ in range(2)]
+        self.substeps = config.substeps_of(self.dt_s)
+        blocks = -(-num_envs // LANES)
+        # Environments side by side, filled up to whole blocks; an odd number of cache lines keeps columns apart in the cache.
+        columns = LANES * (blocks + 1 - blocks % 2)
+        self.stream = np.zeros(columns, dtype=np.uint64)
+        self._clocks = np.zeros((3, columns), dtype=np.int64)
+        self._accounts, self._final_accounts = np.zeros((5, columns)), np.zeros((5, columns))
+        self._state = np.zeros((self.packs, 4, columns))
+        self._own_site = np.zeros((columns // LANES, self.variants.site.shape[1], LANES))
+        self._own = np.zeros((columns // LANES, self.packs, block.OWN_COLUMNS, LANES))
+        self._settled, self._before = block.settled_at(self.features), block.known_before(self.features)
+        self._rows = block.in_chunks(self.features.rows)
+        self._energy_share = np.ascontiguousarray(self.variants.energy_share.reshape(-1, 1))
+        self._buffers = [_Buffers(num_envs, columns, self.layout.size, self.packs) for _ in range(2)]
         self._turn = 0
         self.autoreset = autoreset
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
-        edges = np.linspace(0, m, threads + 1).astype(int).tolist()
+        edges = np.linspace(0, blocks, threads + 1).astype(int).tolist()
         self._shares = list(itertools.pairwise(edges))
-        self._scratch = [np.zeros(SCRATCH) for _ in self._shares]
+        self._desks = [np.zeros((block.DESK_ROWS, LANES)) for _ in self._shares]
+        self._at_rows = [np.zeros(LANES, dtype=np.int64) for _ in self._shares]
+        self._fixed = [self._arguments(buffers) for buffers in self._buffers]
+
+    @property
+    def clocks(self) -> NDArray[np.int64]:
+        """Row, steps left, site of each (envs.kernel.ROW ...), shape (M, 3); written to as well."""
+        return self._clocks.T[: self.num_envs]
+
+    @property
+    def accounts(self) -> FloatArray:
+        """Shape (M, 5): envs.kernel.OFFSET ...; written to as well."""
+        return self._accounts.T[: self.num_envs]
+
+    @property
+    def final_accounts(self) -> FloatArray:
+        """Accounts at the end of the last episode, shape (M, 5)."""
+        return self._final_accounts.T[: self.num_envs]
+
+    @property
+    def state(self) -> FloatArray:
+        """The packs' circuits (core.battery.ecm.STATE), shape (M, P, 4); written to as well."""
+        return self._state.transpose(2, 0, 1)[: self.num_envs]
 
     @property
     def buffers(self) -> _Buffers:
@@ -79,14 +105,12 @@ class Engine:
         f, c, v = self.features, self.config, self.variants
         chosen = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
         for e in chosen.tolist():
-            kernel.begin(e, self.stream, self.clocks, self.accounts, self.state, v.site, v.pack, f.economics, f.first, f.last,
+            kernel.begin(e, self.stream, self._clocks, self._accounts, self._state, v.site, v.pack, f.economics, f.first, f.last,
                          c.episode_steps or 0, *c.ambient_offset_k)  # fmt: skip
         if options:
             self._set(options, chosen)
-        buffers = self.buffers
-        for e in range(self.num_envs):
-            self._observe(e, buffers.observation[e])
-        return buffers.observation
+        self._furnish(chosen)
+        return self._observe()
 
     def step(self, actions: NDArray[np.float32]) -> _Buffers:
         """One step; actions (M, P) in [-1, 1]. InputError when one is no number."""
@@ -95,30 +119,50 @@ class Engine:
             raise InputError(source=f"environment {at[0]}", field=f"action of pack {at[1]}", value=actions[tuple(at)],
                              expected="a number from -1 to 1")  # fmt: skip
         self._turn = 1 - self._turn
-        b, f, v, c = self.buffers, self.features, self.variants, self.config
-        # fmt: off
-        shared = (
-            actions, self.stream, self.clocks, self.accounts, self.state, v.site, v.pack, v.shown, v.energy_share, SPANS,
-            LEVEL_OF, BY_SOC, BY_TEMPERATURE, f.rows, f.economics, f.load_ahead_w, f.pv_ahead_w, f.marginal, f.marginal_soc,
-            f.first, f.last, c.episode_steps or 0, *c.ambient_offset_k, self.dt_s, self.substeps, c.projection_cost, c.potential,
-            self.autoreset, b.observation, b.final_observation, b.reward, b.truncated, b.results, b.pack_results,
-            self.final_accounts,
-        )
-        # fmt: on
-        if self._pool is None:
-            kernel.step_many(0, self.num_envs, *shared, self._scratch[0])
-            return b
-        work = list(zip(self._shares, self._scratch, strict=True))
-        others = [self._pool.submit(kernel.step_many, *share, *shared, scratch) for share, scratch in work[1:]]
-        kernel.step_many(*self._shares[0], *shared, self._scratch[0])
+        fixed, count = self._fixed[self._turn], self.num_envs
+        work = list(zip(self._shares, self._desks, self._at_rows, strict=True))
+        others = []
+        if self._pool is not None:
+            others = [
+                self._pool.submit(block.step_blocks, *share, count, actions, *fixed, desk, at_row)
+                for share, desk, at_row in work[1:]
+            ]
+        share, desk, at_row = work[0]
+        block.step_blocks(*share, count, actions, *fixed, desk, at_row)
         for other in others:
             other.result()
-        return b
+        return self.buffers
 
-    def _observe(self, e: int, out: NDArray[np.float32]) -> None:
-        f, v = self.features, self.variants
-        kernel.observe(e, self.clocks, self.accounts, self.state, v.site, v.pack, v.shown, f.rows, f.economics, f.load_ahead_w,
-                       f.pv_ahead_w, f.marginal, f.marginal_soc, out)  # fmt: skip
+    def _arguments(self, b: _Buffers) -> tuple[Any, ...]:
+        """What block.step_blocks is given at each step that writes into these buffers."""
+        f, v, c = self.features, self.variants, self.config
+        # fmt: off
+        return (
+            self.stream, self._clocks, self._accounts, self._state, self._own_site, self._own, v.site, v.pack, v.shown,
+            self._energy_share, SPANS, LANES_BY_SOC, LANES_BY_TEMPERATURE, BY_SOC, BY_TEMPERATURE, f.rows.shape[1], self._rows,
+            self._settled, self._before, f.economics, f.load_ahead_w, f.pv_ahead_w, f.marginal, f.marginal_soc, f.first, f.last,
+            c.episode_steps or 0, *c.ambient_offset_k, self.dt_s, self.substeps, c.projection_cost, c.potential, self.autoreset,
+            b.all_observation, b.final_observation, b.all_reward, b.all_truncated, b.all_results, b.all_pack_results,
+            self._final_accounts,
+        )
+        # fmt: on
+
+    def _furnish(self, chosen: NDArray[np.int64]) -> None:
+        """Put the numbers of their sites into the chosen environments' lanes, and those of the first into the stand-ins."""
+        v = self.variants
+        for e in chosen.tolist():
+            block.furnish(e, int(self._clocks[kernel.VARIANT, e]), v.site, v.pack, v.shown, self._own_site, self._own)
+        for e in range(self.num_envs, self._accounts.shape[1]):
+            block.furnish(e, int(self._clocks[kernel.VARIANT, 0]), v.site, v.pack, v.shown, self._own_site, self._own)
+            self._state[:, :, e], self._accounts[:, e] = self._state[:, :, 0], self._accounts[:, 0]
+
+    def _observe(self) -> NDArray[np.float32]:
+        f, b = self.features, self.buffers
+        for k in range(-(-self.num_envs // LANES)):
+            block.observe_block(k, self.num_envs, self._clocks, self._accounts, self._state, self._own_site, self._own,
+                                f.rows.shape[1], self._rows, self._before, f.load_ahead_w, f.pv_ahead_w, f.marginal,
+                                f.marginal_soc, b.all_observation, self._at_rows[0])  # fmt: skip
+        return b.observation
 
     def time(self, e: int = 0) -> datetime:
         """When the next step of an environment begins."""
@@ -127,7 +171,8 @@ class Engine:
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """What the next step depends on beside the action, by name; the engine's own arrays, to be copied."""
-        return {"stream": self.stream, "clocks": self.clocks, "accounts": self.accounts, "state": self.state}
+        count = self.num_envs
+        return {"stream": self.stream[:count], "clocks": self.clocks, "accounts": self.accounts, "state": self.state}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Continue where `snapshot` of an engine of the same part, config and size was taken; ValueError for another size."""
@@ -135,6 +180,7 @@ class Engine:
             if own.shape != saved[name].shape or own.dtype != saved[name].dtype:
                 raise ValueError(f"{name}: shape {saved[name].shape}, expected {own.shape}")
             own[...] = saved[name]
+        self._furnish(np.arange(self.num_envs))
 
     def close(self) -> None:
         """End the threads."""
@@ -176,16 +222,20 @@ class Engine:
 
 
 class _Buffers:
-    """Output arrays of one step."""
+    """Output arrays of one step: the kernel's own, filled up to whole blocks (`all_...`), and views, an environment a row."""
 
-    def __init__(self, m: int, width: int, packs: int) -> None:
-        self.observation = np.zeros((m, width), dtype=np.float32)
-        self.final_observation = np.zeros((m, width), dtype=np.float32)
-        self.reward = np.zeros(m)
-        self.truncated = np.zeros(m, dtype=np.bool_)
-        self.terminated = np.zeros(m, dtype=np.bool_)
-        self.results = np.zeros((m, len(kernel.RESULTS)))
-        self.pack_results = np.zeros((m, packs, len(kernel.PACK_RESULTS)))
+    def __init__(self, count: int, columns: int, width: int, packs: int) -> None:
+        self.all_observation = np.zeros((columns, width), dtype=np.float32)
+        self.final_observation = np.zeros((count, width), dtype=np.float32)
+        self.all_reward = np.zeros(columns)
+        self.all_truncated = np.zeros(columns, dtype=np.bool_)
+        self.terminated = np.zeros(count, dtype=np.bool_)
+        self.all_results = np.zeros((len(kernel.RESULTS), columns))
+        self.all_pack_results = np.zeros((packs, len(kernel.PACK_RESULTS), columns))
+        self.observation, self.reward = self.all_observation[:count], self.all_reward[:count]
+        self.truncated = self.all_truncated[:count]
+        self.results = self.all_results.T[:count]
+        self.pack_results = self.all_pack_results.transpose(2, 0, 1)[:count]
 
 
 def _numbers(options: Mapping[str, Any], name: str, low: float, high: float, shape: tuple[int, ...]) -> FloatArray:

@@ -62,7 +62,7 @@ def draw_variants(config: EnvConfig, data: Exogenous) -> Variants:
     shown = np.empty((count, packs, 3 + len(Chemistry)), dtype=np.float32)
     soh = np.empty((count, packs))
     all_configs, all_limits = [], []
-    substeps = max(1, int(np.ceil(data.dt_s / config.substep_s - 1e-9)))
+    substeps = config.substeps_of(data.dt_s)
     most_load_w, most_pv_w = float(data.load_w.max()), float(data.pv_w.max())
     for v in range(count):
         configs, limits = [], []

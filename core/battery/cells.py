@@ -89,6 +89,18 @@ BY_SOC: FloatArray = np.stack([soc_table(cell.fit) for cell in CELLS.values()])
 BY_TEMPERATURE: FloatArray = np.stack([temperature_table(cell.fit) for cell in CELLS.values()])
 
 
+def _for_lanes(tables: FloatArray, columns: int) -> FloatArray:
+    """All cells' rows below one another, filled up with columns of zeros: core.lane_tables reads whole rows."""
+    rows = tables.reshape(-1, tables.shape[-1])
+    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, columns - rows.shape[1]))))
+
+
+LANES_BY_SOC: FloatArray = _for_lanes(BY_SOC, 8)
+"""The same for eight packs at once; a cell's rows begin at ROW x 101. Shape (4 x 101, 8)."""
+LANES_BY_TEMPERATURE: FloatArray = _for_lanes(BY_TEMPERATURE, 4)
+"""A cell's rows begin at ROW x 121. Shape (4 x 121, 4)."""
+
+
 def resistance_growth(soh_pct: float) -> float:
     """Factor on the new cell's resistances at a state of health."""
     return 1.0 + RESISTANCE_PER_LOST_PCT * (100.0 - soh_pct)

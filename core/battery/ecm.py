@@ -25,6 +25,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from core.lane_tables import between3, between5, pair
+from core.lanes import anywhere, both, least, less, load, magnitude, most, opposite, root, store, where, whole
+
 FloatArray = NDArray[np.float64]
 SUBSTEP_S = 60.0
 SOC_POINTS = 101
@@ -82,89 +85,108 @@ def advance(
     rates: FloatArray,
     by_soc: FloatArray,
     by_temperature: FloatArray,
+    soc_row: float,
+    temperature_row: float,
     substeps: int,
     output: FloatArray,
 ) -> None:
-    """One pack over `substeps` substeps; state (4,) in place, rates (5,) of `substep_rates`, output (5,).
+    """One pack over `substeps` substeps, or eight in the lanes of core.lanes: the arrays' shapes decide.
 
-    Indices are unsigned: numba would otherwise allow for negative ones at every access.
+    state (4,) in place, parameters (11,), rates (5,) of `substep_rates`, output (5,); of eight packs (4, 8) and so on, power and
+    ambient then vectors. soc_row, temperature_row: where the cell's tables begin within by_soc (rows, 5) and by_temperature
+    (rows, 3); for eight packs these have 8 and 4 columns (core.battery.cells.LANES_BY_SOC).
     """
-    cells, scale, efficiency, cooling = parameters[1], parameters[2], parameters[6], parameters[8]
-    a1, a2, share, warming, leak = rates[0], rates[1], rates[2], rates[3], rates[4]
-    grow1, grow2 = (1.0 - a1) * scale, (1.0 - a2) * parameters[10] / parameters[0]
-    one, last, last_t = np.uintp(1), np.uintp(SOC_POINTS - 2), np.uintp(by_temperature.shape[0] - 2)
-    grid = SOC_POINTS - 1.0
+    cells, scale, efficiency, cooling = load(parameters, 1), load(parameters, 2), load(parameters, 6), load(parameters, 8)
+    a1, a2, share, warming, leak = load(rates, 0), load(rates, 1), load(rates, 2), load(rates, 3), load(rates, 4)
+    grow1, grow2 = (1.0 - a1) * scale, (1.0 - a2) * load(parameters, 10) / load(parameters, 0)
+    grid, last = SOC_POINTS - 1.0, SOC_POINTS - 2.0
     warmest = WARMEST_C - COLDEST_C
-    z, v1, lag, t = state[0], state[1], state[2], state[3]
-    total_p = total_i = total_loss = voltage = current = r = 0.0
+    z, v1, lag, t = load(state, 0), load(state, 1), load(state, 2), load(state, 3)
+    total_p = total_i = total_loss = voltage = 0.0 * z
     position = z * grid
-    k = min(np.uintp(position), last)
-    w = position - k
+    k = least(whole(position), last)
+    ocv, entropy, shape0, shape1, shape2 = between5(by_soc, soc_row + k, position - k)
     for _ in range(substeps):
-        warmth = min(max(t - COLDEST_C, 0.0), warmest)
-        j = min(np.uintp(warmth), last_t)
-        x = warmth - j
-        f0 = by_temperature[j, 0] + x * (by_temperature[j + one, 0] - by_temperature[j, 0])
-        f1 = by_temperature[j, 1] + x * (by_temperature[j + one, 1] - by_temperature[j, 1])
-        f2 = by_temperature[j, 2] + x * (by_temperature[j + one, 2] - by_temperature[j, 2])
-        entropy = by_soc[k, 1] + w * (by_soc[k + one, 1] - by_soc[k, 1])
-        r0 = scale * f0 * (by_soc[k, 2] + w * (by_soc[k + one, 2] - by_soc[k, 2]))
-        build1 = grow1 * f1 * (by_soc[k, 3] + w * (by_soc[k + one, 3] - by_soc[k, 3]))
-        build2 = grow2 * f2 * (by_soc[k, 4] + w * (by_soc[k + one, 4] - by_soc[k, 4]))
+        warmth = least(most(t - COLDEST_C, 0.0), warmest)
+        j = least(whole(warmth), warmest - 1.0)
+        f0, f1, f2 = between3(by_temperature, temperature_row + j, warmth - j)
+        r0 = scale * f0 * shape0
+        build1 = grow1 * f1 * shape1
+        build2 = grow2 * f2 * shape2
+        per_a = share + build2
         warm = t - 25.0
-        u = by_soc[k, 0] + w * (by_soc[k + one, 0] - by_soc[k, 0]) + warm * entropy
-        surface = min(max(z - a2 * lag, 0.0), 1.0)
+        u = ocv + warm * entropy
+        drag = cells * entropy * (t + 273.15)
+        surface = least(most(z - a2 * lag, 0.0), 1.0)
         position = surface * grid
-        k = min(np.uintp(position), last)
-        slope = grid * (by_soc[k + one, 0] - by_soc[k, 0])
-        surface_v = by_soc[k, 0] + (position - k) * (by_soc[k + one, 0] - by_soc[k, 0])
+        k = least(whole(position), last)
+        here, following = pair(by_soc, soc_row + k, 0)
+        slope = grid * (following - here)
+        surface_v = here + (position - k) * (following - here)
         e = cells * (surface_v + warm * entropy) - a1 * v1
-        for _turn in range(MOST_CHORDS):
-            r = r0 + build1 + cells * slope * (share + build2)
-            root = e * e - 4.0 * r * power_w
-            p = power_w
-            if root < 1e-3 * e * e:  # more than the circuit can deliver
-                root = 1e-3 * e * e
-                p = 0.999 * e * e / (4.0 * r)
-            current = 2.0 * p / (e + np.sqrt(root))
-            # The slope is the curve's at first; where the step goes round a bend, the chord's to where it ends.
-            away = current * (share + build2)
-            position = min(max(surface - away, 0.0), 1.0) * grid
-            k = min(np.uintp(position), last)
-            fallen = surface_v - by_soc[k, 0] - (position - k) * (by_soc[k + one, 0] - by_soc[k, 0])
-            if abs(fallen - slope * away) < CHORD_MISS_V:
+        ee = e * e
+        r = r0 + build1 + cells * slope * per_a
+        current = _current(power_w, e, ee, r)
+        # The slope is the curve's at first; where the step goes round a bend, the chord's to where it ends.
+        bending = less(0.0 * e, -1.0)
+        bending = opposite(bending)
+        for turn in range(MOST_CHORDS):
+            away = current * per_a
+            position = least(most(surface - away, 0.0), 1.0) * grid
+            k = least(whole(position), last)
+            here, following = pair(by_soc, soc_row + k, 0)
+            fallen = surface_v - here - (position - k) * (following - here)
+            bending = both(bending, opposite(less(magnitude(fallen - slope * away), CHORD_MISS_V)))
+            if turn == MOST_CHORDS - 1 or not anywhere(bending):
                 break
-            slope = fallen / away
-        eta = efficiency if current < 0.0 else 1.0
+            slope = where(bending, fallen / away, slope)
+            r = where(bending, r0 + build1 + cells * slope * per_a, r)
+            current = where(bending, _current(power_w, e, ee, r), current)
+        eta = where(less(current, 0.0), efficiency, 1.0)
         moved = current * eta * share
         # An empty or full cell carries no more charge: the substep ends there.
-        if moved > z:
-            moved = z
-            current = z / share
-        elif moved < z - 1.0:
-            moved = z - 1.0
-            current = moved / (eta * share)
+        emptied, filled = less(z, moved), less(moved, z - 1.0)
+        if anywhere(emptied):
+            current, moved = where(emptied, z / share, current), where(emptied, z, moved)
+        if anywhere(filled):
+            current, moved = where(filled, (z - 1.0) / (eta * share), current), where(filled, z - 1.0, moved)
         voltage = e - current * r
-        z = max(z - moved - leak, 0.0)
+        z = most(z - moved - leak, 0.0)
         position = z * grid
-        k = min(np.uintp(position), last)
-        w = position - k
-        moved_to = by_soc[k, 0] + w * (by_soc[k + one, 0] - by_soc[k, 0])
-        moved_to += warm * (by_soc[k, 1] + w * (by_soc[k + one, 1] - by_soc[k, 1]))
-        u_mean = 0.5 * cells * (u + moved_to)
-        loss = current * (u_mean - voltage)
-        if current < 0.0:
-            loss -= (1.0 - eta) * current * u_mean  # charge that is not stored is heat
+        k = least(whole(position), last)
+        ocv, entropy, shape0, shape1, shape2 = between5(by_soc, soc_row + k, position - k)
+        u_mean = 0.5 * cells * (u + ocv + warm * entropy)
+        # Charge that is not stored (eta below 1) is heat.
+        loss = current * (u_mean - voltage) - (1.0 - eta) * current * u_mean
         v1 = a1 * v1 + build1 * current
         lag = a2 * lag + build2 * current
-        t += warming * (loss - current * (t + 273.15) * cells * entropy - cooling * (t - ambient_c))
-        total_p += current * voltage
-        total_i += current
-        total_loss += loss
-    state[0], state[1], state[2], state[3] = z, v1, lag, t
-    output[0], output[1], output[2], output[3] = total_p / substeps, voltage, total_i / substeps, total_loss / substeps
-    ocv = by_soc[k, 0] + w * (by_soc[k + one, 0] - by_soc[k, 0])
-    output[4] = cells * (ocv + (t - 25.0) * (by_soc[k, 1] + w * (by_soc[k + one, 1] - by_soc[k, 1])))
+        t = t + warming * (loss - current * drag - cooling * (t - ambient_c))
+        total_p = total_p + current * voltage
+        total_i = total_i + current
+        total_loss = total_loss + loss
+    store(state, 0, z)
+    store(state, 1, v1)
+    store(state, 2, lag)
+    store(state, 3, t)
+    per_step = 1.0 / substeps
+    store(output, 0, total_p * per_step)
+    store(output, 1, voltage)
+    store(output, 2, total_i * per_step)
+    store(output, 3, total_loss * per_step)
+    store(output, 4, cells * (ocv + (t - 25.0) * entropy))
+
+
+@compiled_lean
+def _current(power_w: float, e: float, ee: float, r: float) -> float:
+    """Current of a power behind e and r; of one that is more than the circuit can deliver, nearly that of its maximum."""
+    inner = ee - 4.0 * r * power_w
+    least_inner = 1e-3 * ee
+    beyond = less(inner, least_inner)
+    if anywhere(beyond):
+        power_w = where(beyond, 0.999 * ee / (4.0 * r), power_w)
+        inner = where(beyond, least_inner, inner)
+    current: float = 2.0 * power_w / (e + root(inner))
+    return current
 
 
 @compiled_lean
@@ -194,7 +216,8 @@ def step(
     for i in range(state.shape[0]):
         cell = int(parameters[i, 3])
         substep_rates(parameters[i], dt_s / substeps, rates)
-        advance(state[i], power_w[i], ambient_c[i], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps, output[i])
+        advance(state[i], float(power_w[i]), float(ambient_c[i]), parameters[i], rates, by_soc[cell], by_temperature[cell],
+                0.0, 0.0, substeps, output[i])  # fmt: skip
 
 
 @compiled
@@ -215,6 +238,6 @@ def simulate(
         cell = int(parameters[i, 3])
         substep_rates(parameters[i], dt_s / substeps, rates)
         for k in range(power_w.shape[1]):
-            advance(state[i], power_w[i, k], ambient_c[i, k], parameters[i], rates, by_soc[cell], by_temperature[cell], substeps,
-                    history[i, k, :5])  # fmt: skip
+            advance(state[i], float(power_w[i, k]), float(ambient_c[i, k]), parameters[i], rates, by_soc[cell],
+                    by_temperature[cell], 0.0, 0.0, substeps, history[i, k, :5])  # fmt: skip
             history[i, k, 5:] = state[i]

@@ -66,6 +66,34 @@ def test_single_and_batched_agree_step_by_step(single, batched, size):
     many.close()
 
 
+def test_one_observation_is_that_of_the_block():
+    """Serving observes with envs.kernel.observe, environments with the block's own."""
+    many = SiteVectorEnv(11, DATA, FULL, marginal())
+    many.reset(seed=2)
+    engine = many.engine
+    features, drawn = engine.features, engine.variants
+    for k in range(60):
+        seen = many.step(np.sin(np.full((11, 3), k, np.float32)))[0]
+        for e in range(11):
+            out = np.empty(many.layout.size, np.float32)
+            kernel.observe(e, engine.clocks, engine.accounts, engine.state, drawn.site, drawn.pack, drawn.shown, features.rows,
+                           features.economics, features.load_ahead_w, features.pv_ahead_w, features.marginal,
+                           features.marginal_soc, out)  # fmt: skip
+            np.testing.assert_allclose(out, seen[e], rtol=1e-6, atol=1e-6)
+
+
+def test_a_restored_batch_goes_on_as_the_saved_one():
+    first, second = (PackVectorEnv(9, DATA, FULL) for _ in range(2))
+    first.reset(seed=1)
+    second.reset(seed=2)
+    actions = np.sin(np.arange(9, dtype=np.float32))[:, None]
+    first.step(actions)
+    second.engine.restore({name: values.copy() for name, values in first.engine.snapshot().items()})
+    for _ in range(50):
+        for a, b in zip(first.step(actions)[:4], second.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_make_vec_makes_the_native_batch():
     many = gymnasium.make_vec(PACK_ID, num_envs=3, vectorization_mode="vector_entry_point", config={"episode_steps": 5})
     assert isinstance(many.unwrapped, PackVectorEnv)
