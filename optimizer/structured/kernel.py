@@ -24,8 +24,8 @@ from optimizer.structured.forward import advance_all, predict_all
 from optimizer.structured.judge import KINDS
 from optimizer.structured.lanes import stage, whole_pass
 from optimizer.structured.layout import STEP_ROWS
-from optimizer.structured.packing import KW, MEMO, SPAN, optional_rows, pack_end, pack_head, pack_span, unpack_span
-from optimizer.structured.start import count_rows, keep_head, keep_span, start_head, start_span
+from optimizer.structured.packing import optional_rows, pack, unpack
+from optimizer.structured.start import count_rows, keep, start
 
 SOLVED, ITERATIONS, NOT_FINITE, UNPROVEN, ROUTED, REFUSED = range(6)
 STATUS = (
@@ -47,9 +47,9 @@ MOST_AUDITS = 3
 """A lane that an audit refuses gets more iterations this often, less one."""
 ENOUGH = 2
 """Lanes that wait before an audit, which takes a quarter of an iteration, is worth it."""
-DEVICE, STATE, DONE, COUNT, AUDITS, NEW, WARM = range(7)
-LANE_ROWS = 7
-"""What is known of a lane: its device or -1, its status, whether it is done, its iterations and audits; while it is filled."""
+DEVICE, STATE, DONE, COUNT, AUDITS = range(5)
+LANE_ROWS = 5
+"""What is known of a lane: its device or -1, its status, whether it is done, its iterations and audits."""
 
 
 @stage
@@ -76,7 +76,7 @@ def verdict(view: Any, lane: int, allowed: float) -> int:
 
 @whole_pass
 def look(view: Any, lanes: Any, steps: int, rows: int, h: float, relative: float, most_iterations: int) -> tuple[int, int]:
-    """After an iteration: (lanes that go on, lanes that wait for the audit); `lanes` as of `lane_rows`."""
+    """After an iteration: (lanes that go on, lanes that wait for the audit); `lanes` has LANE_ROWS."""
     going = waiting = 0
     for lane in range(view.shape[1]):
         if lanes[DEVICE, lane] < 0:
@@ -114,16 +114,9 @@ def prove(view: Any, lanes: Any, steps: int, h: float, relative: float, most_ite
 @whole_pass
 def harvest(
     view: Any, lanes: Any, steps: int, flags: int, p: Any, m: Any, soft: Any, h: float, kept: Any, border: Any, relative: float,
-    judged: bool, iterations: Any, status: Any, numbers: Any, objective: Any, out: Any, excess: Any, memo: Any,
+    judged: bool, iterations: Any, status: Any, numbers: Any, objective: Any, out: Any, excess: Any,
 ) -> None:  # fmt: skip
     """Plans of the lanes that are done, cut, replayed and priced; rows for the next warm start."""
-    for first in range(0, steps, SPAN):
-        last = min(first + SPAN, steps)
-        for lane in range(view.shape[1]):
-            i = lanes[DEVICE, lane]
-            if i >= 0 and lanes[DONE, lane] == 1 and lanes[STATE, lane] == SOLVED:
-                keep_span(view, lane, flags, kept[i], first, last)
-                unpack_span(view, lane, flags, p, m, i, h, memo[lane, KW], first, last, out)
     for lane in range(view.shape[1]):
         i = lanes[DEVICE, lane]
         if i < 0 or lanes[DONE, lane] == 0:
@@ -133,7 +126,8 @@ def harvest(
         numbers[i, 2], numbers[i, 3] = view[f.AUDIT_PRIMAL, lane], view[f.EURO, lane]
         border[i, 0, 0] = 0.0
         if status[i] == SOLVED:
-            keep_head(view, lane, border[i])
+            keep(view, lane, steps, flags, kept[i], border[i])
+            unpack(view, lane, flags, p, m, i, h, out)
         else:
             for j in range(5):
                 out[j][i, :] = 0.0
@@ -158,34 +152,18 @@ def harvest(
 @whole_pass
 def fill(
     view: Any, lanes: Any, steps: int, flags: int, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int,
-    kept: Any, border: Any, ahead: int, away: float, mu: float, memo: Any, scratch: Any,
+    kept: Any, border: Any, ahead: int, away: float, mu: float, scratch: Any,
 ) -> int:  # fmt: skip
     """Give the devices order[first:last] to free lanes; the first that is left over."""
     for lane in range(view.shape[1]):
-        lanes[NEW, lane] = 0
         if lanes[DEVICE, lane] < 0 and first < last:
             i = order[first]
             first += 1
-            lanes[DEVICE, lane], lanes[NEW, lane] = i, 1
+            lanes[DEVICE, lane] = i
             lanes[STATE, lane], lanes[DONE, lane], lanes[COUNT, lane], lanes[AUDITS, lane] = ITERATIONS, 0, 0, 0
-            pack_head(view, lane, p, m, soft, i, h, memo[lane])
-    for begin in range(0, steps, SPAN):
-        for lane in range(view.shape[1]):
-            if lanes[NEW, lane] == 1:
-                pack_span(view, lane, flags, p, m, lanes[DEVICE, lane], h, memo[lane], begin, min(begin + SPAN, steps))
-    for lane in range(view.shape[1]):
-        if lanes[NEW, lane] == 1:
-            i = lanes[DEVICE, lane]
-            pack_end(view, lane, p, i, memo[lane])
-            lanes[WARM, lane] = start_head(view, lane, border[i], away, mu)
+            pack(view, lane, flags, p, m, soft, i, h)
+            start(view, lane, steps, flags, kept[i], border[i], ahead, away, mu, scratch)
             view[f.ROWS_INVERSE, lane] = 1.0 / count_rows(flags, steps)
-    for begin in range(0, steps, SPAN):
-        for lane in range(view.shape[1]):
-            if lanes[NEW, lane] == 1:
-                start_span(
-                    view, lane, steps, flags, kept[lanes[DEVICE, lane]], lanes[WARM, lane] == 1, ahead, away, mu, begin,
-                    min(begin + SPAN, steps), scratch,
-                )  # fmt: skip
     return first
 
 
@@ -213,9 +191,9 @@ def compiled(source: int) -> tuple[Any, Any, Any, Any]:
         for j in range(first, last):
             flags |= flags_of[order[j]]
         excess, scratch = np.empty(len(KINDS)), np.empty((2, len(STEP_ROWS)))
-        lanes, memo = np.full((LANE_ROWS, view.shape[1]), -1), np.zeros((view.shape[1], MEMO))
+        lanes = np.full((LANE_ROWS, view.shape[1]), -1)
         following = fill(
-            view, lanes, steps, flags, p, m, soft, h, order, first, last, kept, border, ahead, away, mu, memo, scratch
+            view, lanes, steps, flags, p, m, soft, h, order, first, last, kept, border, ahead, away, mu, scratch
         )  # fmt: skip
         rows = count_rows(flags, steps)
         while True:
@@ -229,10 +207,10 @@ def compiled(source: int) -> tuple[Any, Any, Any, Any]:
             prove(view, lanes, steps, h, relative, most_iterations)
             harvest(
                 view, lanes, steps, flags, p, m, soft, h, kept, border, relative, judged, iterations, status, numbers, objective,
-                out, excess, memo,
+                out, excess,
             )  # fmt: skip
             following = fill(
-                view, lanes, steps, flags, p, m, soft, h, order, following, last, kept, border, ahead, away, mu, memo, scratch
+                view, lanes, steps, flags, p, m, soft, h, order, following, last, kept, border, ahead, away, mu, scratch
             )  # fmt: skip
             if not (lanes[DEVICE] >= 0).any():
                 return source

@@ -1,7 +1,6 @@
 """From watts, watt-hours and euros to the scaled numbers of a block, and back.
 
-`pack_head`, `pack_span` and `pack_end` write one device into one lane, `unpack_span` reads a lane's plan. A span is a few steps:
-lanes that are filled together are filled while their part of the block is near. Plain scalar code; units as in layout.
+`pack` writes one device into one lane, `unpack` reads a lane's plan. Plain scalar code; the units are those of layout.
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
@@ -23,11 +22,6 @@ from optimizer.structured.layout import BAND, FAR, HEAD, KELVIN, MONEY_EUR_PER_K
 FLAT_EUR_PER_KWH = 2e-6
 """Import and export prices closer than this are one price."""
 IDLE_PRICE = 1e-2
-SPAN = 8
-"""Steps that are packed at a time: one cache line of each profile."""
-KW, FAR_NEED, ENERGY, TEMPERATURE, COST = range(5)
-"""What a lane remembers from span to span: power scale, distance of a bound that is not there, the idle trajectory."""
-MEMO = 5
 
 # numba reads the arrays of FleetData and MeterData, and the numbers of SoftCosts, as fields of named tuples.
 FleetArrays: Any = namedtuple("FleetArrays", (*fleet.SCALARS, *fleet.PROFILES))  # type: ignore[misc]
@@ -61,8 +55,9 @@ def optional_rows(p: Any, m: Any, i: int) -> int:
 
 
 @whole_pass
-def pack_head(view: Any, lane: int, p: Any, m: Any, soft: Any, i: int, h: float, memo: Any) -> None:
-    """Constants of device i behind meter i into a lane of `view` (fields, lanes); h is the step in hours; memo (MEMO,) begins."""
+def pack(view: Any, lane: int, flags: int, p: Any, m: Any, soft: Any, i: int, h: float) -> None:
+    """Write device i behind meter i into a lane of `view` (fields, lanes); h is the step in hours; what belongs to optional rows
+    only where `flags` has them."""
     steps = p.charge_max_w.shape[1]
     kw = power_scale(p, i)
     per_w, per_eur = 1e-3 / kw, 1.0 / (MONEY_EUR_PER_KW * kw)
@@ -96,17 +91,17 @@ def pack_head(view: Any, lane: int, p: Any, m: Any, soft: Any, i: int, h: float,
     view[f.LOW_0, lane] = min(0.0, p.energy_low_wh[i] - start) * per_w
     view[f.DEPTH, lane] = min(p.cycle_depth_wh[i] * per_w, FAR)
     view[f.EURO, lane] = per_eur
-    memo[KW], memo[FAR_NEED], memo[ENERGY], memo[TEMPERATURE], memo[COST] = kw, far, start, p.temperature_c[i], 0.0
+    _pack_steps(view, lane, flags, p, m, i, h, kw, far)
 
 
-@whole_pass
-def pack_span(view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float, memo: Any, first: int, last: int) -> None:
-    """Steps first <= k < last of device i; what belongs to optional rows only where `flags` has them."""
-    kw, far, e, t, cost = memo[KW], memo[FAR_NEED], memo[ENERGY], memo[TEMPERATURE], memo[COST]
+@stage
+def _pack_steps(view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float, kw: float, far: float) -> None:
+    """The steps, and what is known after the last: the end's bounds, the cost of idling."""
     per_w, price, curve = 1e-3 / kw, 1.0 / MONEY_EUR_PER_KW, kw / MONEY_EUR_PER_KW
     heat, volts, start = 1e3 * kw * KELVIN, 1e3 * kw * VOLT, p.energy_wh[i]
+    e, t, cost = start, p.temperature_c[i], 0.0
     peaked = m.peak_price_eur_per_kw[i] > 0.0
-    for k in range(first, last):
+    for k in range(p.charge_max_w.shape[1]):
         s = HEAD + STEP * k
         view[s + f.HC, lane] = h * p.eta_charge[i, k]
         view[s + f.HD, lane] = h / p.eta_discharge[i, k]
@@ -153,26 +148,18 @@ def pack_span(view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float
         view[s + f.T_ABOVE, lane] = min((p.temperature_max_c[i, k] - t) * KELVIN, FAR)
         if flags & f.COLD:
             view[s + f.T_BELOW, lane] = min((t - p.temperature_min_c[i]) * KELVIN, FAR)
-    memo[ENERGY], memo[TEMPERATURE], memo[COST] = e, t, cost
-
-
-@whole_pass
-def pack_end(view: Any, lane: int, p: Any, i: int, memo: Any) -> None:
-    """What is known after the last step: the end's bounds, the cost of idling."""
-    end, e, per_w = p.terminal_energy_wh[i], memo[ENERGY], 1e-3 / memo[KW]
+    end = p.terminal_energy_wh[i]
     free = np.isnan(end)
     view[f.END_HIGH, lane] = FAR if free else (end - e) * per_w + BAND
     view[f.END_LOW, lane] = FAR if free else (e - end) * per_w + BAND
-    view[f.COST_0, lane] = memo[COST] - p.terminal_value_eur_per_kwh[i] * e * 1e-3 * view[f.EURO, lane]
+    view[f.COST_0, lane] = cost - p.terminal_value_eur_per_kwh[i] * e * 1e-3 * view[f.EURO, lane]
 
 
 @whole_pass
-def unpack_span(
-    view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float, kw: float, first: int, last: int, out: Any
-) -> None:
-    """Steps first <= k < last of a lane's plan into row i of the outputs."""
-    watts = 1e3 * kw
-    for k in range(first, last):
+def unpack(view: Any, lane: int, flags: int, p: Any, m: Any, i: int, h: float, out: Any) -> None:
+    """Write a lane's plan into row i of the outputs."""
+    watts = 1e3 / (MONEY_EUR_PER_KW * view[f.EURO, lane])
+    for k in range(p.charge_max_w.shape[1]):
         s = HEAD + STEP * k
         out[0][i, k] = min(max(view[s + f.X_C, lane] * watts, 0.0), p.charge_max_w[i, k])
         out[1][i, k] = min(max(view[s + f.X_D, lane] * watts, 0.0), p.discharge_max_w[i, k])

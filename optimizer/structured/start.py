@@ -55,8 +55,10 @@ def count_rows(flags: int, steps: int) -> int:
 
 
 @whole_pass
-def start_head(view: Any, lane: int, border: Any, away: float, mu: float) -> bool:
-    """Border rows of a lane, and everything that passes hand on cleared; whether the rows of steps start warm."""
+def start(
+    view: Any, lane: int, steps: int, flags: int, kept: Any, border: Any, ahead: int, away: float, mu: float, scratch: Any
+) -> None:
+    """i = 1/t and m = l t of every row of a lane; clears what passes hand on. scratch has (2, rows)."""
     for field in range(f.ALPHA, f.R_PEAK_0):
         view[field, lane] = 0.0
     view[f.LEFT, lane] = 1.0
@@ -70,16 +72,7 @@ def start_head(view: Any, lane: int, border: Any, away: float, mu: float) -> boo
             view[at + 1, lane] = price / view[at, lane]
     if not warm:
         _cold_border(view, lane, mu)
-    return bool(warm)
-
-
-@whole_pass
-def start_span(
-    view: Any, lane: int, steps: int, flags: int, kept: Any, warm: bool, ahead: int, away: float, mu: float, first: int,
-    last: int, scratch: Any,
-) -> None:  # fmt: skip
-    """i = 1/t and m = l t of the rows of steps first <= k < last; scratch has (2, rows)."""
-    for k in range(first, last):
+    for k in range(steps):
         s, done = HEAD + STEP * k, 0
         if warm:
             source, done = min(k + ahead, steps - 1), ALWAYS
@@ -130,16 +123,11 @@ def _cold_row(view: Any, lane: int, at: int, room: float, mu: float) -> None:
 
 
 @whole_pass
-def keep_head(view: Any, lane: int, border: Any) -> None:
-    """Border rows of a solved lane."""
+def keep(view: Any, lane: int, steps: int, flags: int, kept: Any, border: Any) -> None:
+    """Store the rows of a solved lane."""
     for r in range(len(HEAD_ROWS)):
         border[0, r], border[1, r] = view[HEAD_ROWS[r], lane], view[HEAD_ROWS[r] + 1, lane]
-
-
-@whole_pass
-def keep_span(view: Any, lane: int, flags: int, kept: Any, first: int, last: int) -> None:
-    """Rows of steps first <= k < last of a solved lane."""
-    for k in range(first, last):
+    for k in range(steps):
         s = HEAD + STEP * k
         for r in range(rows_of(flags)):
             kept[k, 0, r], kept[k, 1, r] = view[s + STEP_ROWS[r], lane], view[s + STEP_ROWS[r] + 1, lane]
