@@ -25,7 +25,7 @@ from serving.logs import configure_logging
 PR_SET_PDEATHSIG = 1
 BUILD_S = 600.0
 """A process may take so long to build its packs: PyBaMM compiles its models once ..."""
-FIRST_S = 300.0
+FIRST_S = 600.0
 """... and so much longer for its first decision: kernels are compiled once, too."""
 LOOK_S = 0.2
 Done = Callable[[int, dict[str, Any]], object]
