@@ -40,7 +40,7 @@ def show_ranking(console: Console, document: Mapping[str, Any]) -> None:
             cells = [
                 escape(row["policy"]), f"{row['score']:.3f}",
                 "" if interval is None else "{low:.3f}-{high:.3f}".format(**interval),
-                "" if paired is None else points(paired["points"]), f"{row['j_eur']:.2f}",
+                "" if paired is None else points(paired["points"], part.get("weeks", 2)), f"{row['j_eur']:.2f}",
             ]  # fmt: skip
             if wide:
                 cells += [f"{row['full_cycles']:.1f}", f"{1e3 * row['latency_p99_s']:.1f}"]
@@ -69,9 +69,9 @@ def show_comparison(console: Console, found: Mapping[str, Any], a: str, b: str) 
         console.print(table)
 
 
-def points(interval: Mapping[str, float]) -> str:
-    """A difference with its interval."""
-    return escape("{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**interval))
+def points(interval: Mapping[str, float], weeks: int = 2) -> str:
+    """A difference with its interval, which one week does not have."""
+    return f"{interval['value']:+.1f}" if weeks < 2 else escape("{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**interval))
 
 
 def _table(title: str) -> Table:

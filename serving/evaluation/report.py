@@ -80,11 +80,12 @@ def _benchmark(evaluation: str, information: str, part: Mapping[str, Any]) -> li
             f"{part['blocks']} weeks; perfect foresight earns {part['room_eur']:.2f} EUR beyond idle in them, and its own "
             f"programme promised {number(part['foresight_gap_pct'], 1)} % more than it earned on these packs: the true optimum "
             "lies in between."
+            + (" One week has no interval." if part["weeks"] < 2 else "")
             + (f" {len(part['spike_blocks'])} weeks of price spikes are also counted apart." if part["spike_blocks"] else "")
         )
     )
     scored = [row for row in part["ranking"] if row["score"] is not None]
-    found += ["<h3>Ranking</h3>", _ranking(part["ranking"]), "<h3>Money</h3>", _money(scored)]
+    found += ["<h3>Ranking</h3>", _ranking(part["ranking"], part["weeks"]), "<h3>Money</h3>", _money(scored)]
     found += ["<h3>Use of the packs, decisions</h3>", _use(scored)]
     if part["spike_blocks"]:
         rows = [[name(r), number(r["score_without_spikes"], 4), number(r["score_of_spikes"], 4)] for r in scored]
@@ -105,7 +106,7 @@ def _benchmark(evaluation: str, information: str, part: Mapping[str, Any]) -> li
     return found
 
 
-def _ranking(ranking: Sequence[Mapping[str, Any]]) -> str:
+def _ranking(ranking: Sequence[Mapping[str, Any]], weeks: int) -> str:
     rows = []
     for row in ranking:
         if row["score"] is None:
@@ -115,7 +116,7 @@ def _ranking(ranking: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             [
                 name(row), f"{row['score']:.4f}", between(row["score_interval"], 3), triple(row["iqm"], 3),
-                "" if against is None else triple(against["points"], 2),
+                "" if against is None else triple(against["points"], 2) if weeks > 1 else number(against["points"]["value"], 2),
                 "" if against is None else f"{against['weeks_won']} / {against['weeks_lost']}",
                 bad(f"ineligible: {row['why_not']}") if not row["eligible"] else "",
             ]

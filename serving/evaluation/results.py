@@ -83,7 +83,7 @@ def j_of(results: Results, policy: str, frame: Frame) -> np.ndarray[Any, np.dtyp
 def _benchmark(config: EvaluationConfig, results: Results, policies: Sequence[str], scenarios: set[str]) -> dict[str, Any]:
     frame = benchmark_frame(config, results, scenarios)
     if frame is None:
-        return {"ranking": [], "why": "idle or perfect foresight did not finish in any week", "blocks": 0}
+        return {"ranking": [], "why": "idle or perfect foresight did not finish in any week", "blocks": 0, "weeks": 0}
     draws = frame.draws()
     spikes = frame.spikes()
     mpc = j_of(results, MPC, frame)
@@ -93,6 +93,7 @@ def _benchmark(config: EvaluationConfig, results: Results, policies: Sequence[st
     room = float(frame.room_eur.sum())
     return {
         "blocks": len(frame.blocks),
+        "weeks": len({block[1] for block in frame.blocks}),
         "room_eur": room,
         "foresight_gap_pct": 100.0 * (sum(promised) - float(frame.best_eur.sum())) / room if room > 0 else None,
         "spike_blocks": [list(block) for block, apart in zip(frame.blocks, spikes.tolist(), strict=True) if apart],
@@ -124,12 +125,13 @@ def _row(
         for kind, count in result["violations"].items():
             violated[kind] = violated.get(kind, 0) + count
     score, middle = score_interval(frame, j_eur, draws), iqm_interval(frame, j_eur, draws)
+    one_week = len({block[1] for block in frame.blocks}) < 2  # which, drawn again and again, is always the same
     latency = np.concatenate([np.asarray(result["latency_s"]) for result in done])
     row |= {
         "score": None if score is None else score.value,
-        "score_interval": None if score is None else score.document(),
+        "score_interval": None if score is None or one_week else score.document(),
         "ratio": ratio(frame, j_eur),
-        "iqm": None if middle is None else middle.document(),
+        "iqm": None if middle is None or one_week else middle.document(),
         "score_without_spikes": performance_score(frame, j_eur, ~spikes),
         "score_of_spikes": performance_score(frame, j_eur, spikes) if spikes.any() else None,
         "eligible": not violated,

@@ -34,6 +34,10 @@ ORDER = ("published", "hourly_reveal", "five_minute")
 """Whose score goes into the column when an evaluation holds several information sets: the first of these."""
 
 
+LEAST_WEEKS = 4
+"""Fewer weeks, drawn again and again, are too much alike for an interval that a promotion could rest on."""
+
+
 def policies_of_site(pg: PgConnection, site_id: str) -> list[PolicyRecord]:
     """All rows, active ones first, each group by score."""
     return [row for status in ("active", "testing", "inactive", "deprecated") for row in ranked_policies(pg, site_id, status)]
@@ -120,7 +124,8 @@ def _metrics(row: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
         "full_cycles", "soh_loss_pct", "peak_w", "violated", "decided_share", "latency_p50_s", "latency_p99_s",
         "score_without_spikes",
     )  # fmt: skip
-    return {name: row.get(name) for name in kept} | {"blocks": part["blocks"], "foresight_gap_pct": part["foresight_gap_pct"]}
+    of_all = ("blocks", "weeks", "foresight_gap_pct")
+    return {name: row.get(name) for name in kept} | {name: part.get(name) for name in of_all}
 
 
 def why_not_promote(record: PolicyRecord) -> str:
@@ -134,6 +139,9 @@ def why_not_promote(record: PolicyRecord) -> str:
         return "its evaluation gave no score"
     if not found.get("eligible"):
         return f"it is ineligible: {found.get('why_not')}"
+    weeks = found.get("weeks")
+    if weeks is not None and weeks < LEAST_WEEKS:
+        return f"its evaluation has {weeks} week{'' if weeks == 1 else 's'}: an interval of fewer than {LEAST_WEEKS} says nothing"
     paired = found.get("against_mpc")
     if not paired:
         return "it was not compared with the MPC"

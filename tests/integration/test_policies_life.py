@@ -112,6 +112,13 @@ def test_promotion_asks_for_an_interval_above_zero(stores, site):
     assert (entry["from"], entry["to"], entry["by"], entry["forced"]) == ("testing", "active", "me", False)
 
 
+def test_one_week_is_no_ground_for_promotion(stores, site):
+    said = document(0.2)
+    said["benchmarks"]["published"]["weeks"] = 1
+    write_scores(stores.pg, said, rows_of_site(stores, site.site_id))
+    assert "has 1 week" in why_not_promote(policy_named(stores.pg, site.site_id, "hybrid"))
+
+
 def test_force_needs_a_reason_and_keeps_it(stores, site):
     scored(stores, site, low=-0.1)
     with pytest.raises(InputError, match="--reason"):

@@ -56,6 +56,7 @@ def test_the_bad_ones_are_marked_and_the_others_finish(done, monkeypatch):
     assert row(document, "hangs")["why_not"].startswith("no decision within")
     assert row(document, "perfect_foresight")["score"] == 1.0
     assert row(document, "idle")["score"] == 0.0
+    assert row(document, "good")["score_interval"] is None, "one week has no interval"
     for name in ("good", "threshold", "one_cycle"):
         assert 0.0 <= row(document, name)["score"] <= 1.0
         assert row(document, name)["eligible"]

@@ -102,6 +102,14 @@ def test_a_ranking_with_long_names_and_failures_fits_in_80_columns():
     assert "p99 ms" not in shown[80]
 
 
+def test_one_week_has_no_interval():
+    document = {"benchmarks": {"published": {"ranking": [ranked("a", score_interval=None)], "blocks": 2, "weeks": 1}}}
+    out = io.StringIO()
+    show_ranking(Console(file=out, width=80), document)
+    assert "-123.5" in out.getvalue()
+    assert "[" not in out.getvalue()
+
+
 def test_a_comparison_fits_in_80_columns():
     one = {"points": interval(1.0), "eur": 12345.6, "weeks_won": 10, "weeks_lost": 12}
     found = {
