@@ -26,6 +26,8 @@ STRETCH_D = 7
 """Each replayed day is lived so many times in a row: 30 years are 1,565 steps. The laws of growth do not mind the order."""
 END_OF_LIFE_PCT = 20.0
 """Capacity that a pack may lose, percent of new, counted from where the replay found it."""
+DEAD_PCT = 20.0
+"""SoH below which the formulas say nothing."""
 MORE_LIFE, LESS_PROFIT = 0.25, 0.05
 """The target: so much more life than the naive schedule for at most so much less profit."""
 
@@ -85,7 +87,7 @@ def _capacity_path(results: Sequence[Mapping[str, Any]], p: int, chemistry: Chem
         state = model.advance(state, stresses[k % len(stresses)].of_new(health.capacity))
         health = model.health(state)
         path[k + 1] = 100.0 * float(health.capacity[0])
-        if path[k + 1] < 20.0:  # long dead: the formulas say nothing down there
+        if path[k + 1] < DEAD_PCT:
             path[k + 2 :] = path[k + 1]
             break
     return path

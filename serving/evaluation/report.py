@@ -65,19 +65,20 @@ def html_of(document: Mapping[str, Any], results: Results) -> str:
         ),
     ]
     for information, part in document["benchmarks"].items():
-        parts += _benchmark(document["name"], information, part)
+        parts += _benchmark(document["name"], information, part, int(config["days"]))
     parts += life_part(document["life"])
     parts += _pages(document, results)
     return "\n".join([*parts, "</html>"])
 
 
-def _benchmark(evaluation: str, information: str, part: Mapping[str, Any]) -> list[str]:
+def _benchmark(evaluation: str, information: str, part: Mapping[str, Any], days: int) -> list[str]:
+    span = "week" if days == 7 else f"stretch of {days} days"
     found = [f"<h2>{escape(f'{evaluation}/{information}')}</h2>", note(_KNOWN[information])]
     if not part["ranking"]:
         return [*found, note(part["why"])]
     found.append(
         note(
-            f"{part['blocks']} weeks; perfect foresight earns {part['room_eur']:.2f} EUR beyond idle in them, and its own "
+            f"{part['blocks']} {'weeks' if days == 7 else f'stretches of {days} days'}; perfect foresight earns {part['room_eur']:.2f} EUR beyond idle in them, and its own "
             f"programme promised {number(part['foresight_gap_pct'], 1)} % more than it earned on these packs: the true optimum "
             "lies in between."
             + (" One week has no interval." if part["weeks"] < 2 else "")
@@ -86,7 +87,7 @@ def _benchmark(evaluation: str, information: str, part: Mapping[str, Any]) -> li
     )
     scored = [row for row in part["ranking"] if row["score"] is not None]
     found += ["<h3>Ranking</h3>", _ranking(part["ranking"], part["weeks"]), "<h3>Money</h3>", _money(scored)]
-    found += ["<h3>Use of the packs, decisions</h3>", _use(scored)]
+    found += ["<h3>Use of the packs, decisions</h3>", _use(scored, span)]
     if part["spike_blocks"]:
         rows = [[name(r), number(r["score_without_spikes"], 4), number(r["score_of_spikes"], 4)] for r in scored]
         found += ["<h3>Without and in weeks of spikes</h3>", table(["policy", "score without", "score in spikes"], rows)]
@@ -137,7 +138,7 @@ def _money(scored: Sequence[Mapping[str, Any]]) -> str:
     return table([*head, "energy left"], rows)
 
 
-def _use(scored: Sequence[Mapping[str, Any]]) -> str:
+def _use(scored: Sequence[Mapping[str, Any]], span: str) -> str:
     curtailed = any(row["curtailed_kwh"] for row in scored)
     rows = [
         [name(row), number(row["full_cycles"], 2), number(row["soh_loss_pct"], 4), number(row["peak_w"] / 1000.0, 1),
@@ -145,7 +146,7 @@ def _use(scored: Sequence[Mapping[str, Any]]) -> str:
          f"{100 * row['decided_share']:.1f} %", f"{1e3 * row['latency_p50_s']:.1f}", f"{1e3 * row['latency_p99_s']:.1f}"]
         for row in scored
     ]  # fmt: skip
-    head = ["policy", "full cycles a week", "SoH lost a week, points", "highest import, kW"]
+    head = ["policy", f"full cycles in a {span}", f"SoH lost in a {span}, points", "highest import, kW"]
     head += [*(["PV held back, kWh"] if curtailed else []), "cut by the gate, kWh", "decided itself"]
     return table([*head, "decision p50, ms", "p99, ms"], rows)
 

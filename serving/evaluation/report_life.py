@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from serving.evaluation.life import END_OF_LIFE_PCT, LONGEST_YEARS
+from serving.evaluation.life import DEAD_PCT, END_OF_LIFE_PCT, LONGEST_YEARS
 from serving.evaluation.report_html import image, note, number, table
 from serving.evaluation.report_plots import pareto_png
 
@@ -50,13 +50,19 @@ def _scenario(scenario: str, part: Mapping[str, Any]) -> list[str]:
         rows.append(
             [
                 escape(policy), number(item["profit_eur_per_year"], 0), number(item["net_of_wear_eur_per_year"], 0),
-                *(number(item["soh_pct"][year], 1) for year in years), _years(item["life_years"]),
+                *(_soh(item["soh_pct"][year]) for year in years), _years(item["life_years"]),
                 "" if beside is None else f"{100 * beside['more_life']:+.0f} %",
                 "" if beside is None else _percent(beside["profit_share"]),
                 "" if beside is None else _percent(beside["net_share"]), "yes" if policy in part["pareto"] else "",
             ]
         )  # fmt: skip
-    head = ["policy", "profit, EUR a year", "net of wear", *(f"SoH % after {year} years" for year in years), "life, years"]
+    head = [
+        "policy",
+        "profit, EUR a year",
+        "net of wear",
+        *(f"SoH % after {year} year{'' if year == '1' else 's'}" for year in years),
+        "life, years",
+    ]
     if goal is not None:
         head += [f"{what} against {goal['naive']}" for what in ("life", "profit", "net of wear")]
     else:
@@ -76,6 +82,10 @@ def _scenario(scenario: str, part: Mapping[str, Any]) -> list[str]:
 
 def _years(years: float) -> str:
     return f"{LONGEST_YEARS} or more" if years >= LONGEST_YEARS else f"{years:.1f}"
+
+
+def _soh(soh_pct: float) -> str:
+    return f"{soh_pct:.1f}" if soh_pct >= DEAD_PCT else f"below {DEAD_PCT:g}"
 
 
 def _percent(share: float | None) -> str:
