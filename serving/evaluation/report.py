@@ -78,7 +78,8 @@ def _benchmark(evaluation: str, information: str, part: Mapping[str, Any], days:
         return [*found, note(part["why"])]
     found.append(
         note(
-            f"{part['blocks']} {'weeks' if days == 7 else f'stretches of {days} days'}; perfect foresight earns {part['room_eur']:.2f} EUR beyond idle in them, and its own "
+            f"{part['blocks']} {'weeks' if days == 7 else f'stretches of {days} days'}; perfect foresight earns "
+            f"{part['room_eur']:.2f} EUR beyond idle in them, and its own "
             f"programme promised {number(part['foresight_gap_pct'], 1)} % more than it earned on these packs: the true optimum "
             "lies in between."
             + (" One week has no interval." if part["weeks"] < 2 else "")
