@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from core.errors import InputError
 from serving.clock_config import clock_from_env
@@ -88,7 +88,7 @@ def live_text(item: Standing | None) -> str:
 
 def _standings(items: list[Standing], failing: dict[str, str]) -> Table:
     table = Table(
-        "policy", "role", "live score", "EUR a day", "less commanded", "wear a day", "decided", "breaches", "last error",
+        "policy", Column("role", no_wrap=True), "live score", "EUR a day", "less commanded", "wear a day", "decided", "breaches", "last error",
         title="Scores on the twin: 0 is idle, 1 is perfect foresight",
     )  # fmt: skip
     for item in items:
@@ -102,7 +102,17 @@ def _standings(items: list[Standing], failing: dict[str, str]) -> Table:
 
 
 def _days(rows: list[PolicyDay]) -> Table:
-    table = Table("day", "policy", "role", "score", "EUR", "foresight EUR", "decided", "breaches", "last error")
+    table = Table(
+        Column("day", no_wrap=True),
+        "policy",
+        Column("role", no_wrap=True),
+        "score",
+        "EUR",
+        "foresight EUR",
+        "decided",
+        "breaches",
+        "last error",
+    )
     for row in rows:
         table.add_row(
             row.day.isoformat(), escape(row.policy), row.role, "-" if row.score is None else f"{row.score:.3f}",

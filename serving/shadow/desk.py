@@ -116,6 +116,7 @@ class ShadowDesk:
             self._thread.join(END_WAIT_S)
 
     def _run(self) -> None:
+        self._warm_for_shadows()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._given is not None or self._stop)
@@ -134,6 +135,21 @@ class ShadowDesk:
                 self._given = None
                 self._changed.notify_all()
         self._disconnect()
+
+    def _warm_for_shadows(self) -> None:
+        """Have the process ready before the first tick, where there is a shadow."""
+        try:
+            if shadows_of(self._connected(), self.site_id, None):
+                self._warm()
+        except FAILURES as error:
+            log.warning("shadows_failed", site_id=self.site_id, why=f"{type(error).__name__}: {error}")
+            self._disconnect()
+
+    def _warm(self) -> None:
+        try:
+            self._process.warm()
+        except (EOFError, OSError) as error:  # closed meanwhile, or the machine has none left: the next turn says so
+            log.debug("shadows_not_warm", site_id=self.site_id, why=str(error))
 
     def turns(self, ticked: Ticked) -> None:
         """Ask every shadow of the site for this tick's interval, one after the other, and write each turn."""
@@ -200,6 +216,7 @@ class ShadowDesk:
         if kind == TURN and isinstance(content, Turn):
             return content
         if not self._stop:
+            self._warm()  # the next process gets ready while nobody waits for it
             log.warning("shadow_failed", site_id=self.site_id, policy=task.record.name, reason=kind, why=str(content))
         return rested(task, kind, str(content))
 

@@ -29,7 +29,9 @@ MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD: Mapping[str, float] = {"soc_pct": 0.1, "temperature_c": 0.2}
 """What sensors tell apart: a spread below is theirs."""
 MATERIAL: Mapping[str, float] = {"soc_pct": 0.5, "temperature_c": 2.0}
-"""A shift of the day's median that is smaller matters to nobody."""
+"""A shift of the day's median that is smaller matters to nobody ..."""
+MATERIAL_SPREADS = 1.5
+"""... and one of fewer spreads may be what residuals that hang together do by themselves: the sums suppose that they do not."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def watch_day(
             if not (learned and detector.alarm and detector.reference is not None and detector.spread is not None):
                 continue
             shift = float(np.median(np.asarray(residuals, dtype=np.float64))) - detector.reference
-            if abs(shift) > MATERIAL[quantity]:
+            if abs(shift) > max(MATERIAL[quantity], MATERIAL_SPREADS * detector.spread):
                 drifted.append(
                     Drifted(
                         device_id=device_id, quantity=quantity, shift=round(shift, 4),

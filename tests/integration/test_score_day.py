@@ -22,6 +22,7 @@ from shadow_site import SITE, ZONE
 
 from core.clock import ScaledClock
 from core.errors import InputError
+from serving.cli import policies_cli, shadow_cli
 from serving.cli.app import app
 from serving.clock_config import VARIABLE, to_text
 from serving.dispatch.inputs import PRICE, SIGNAL
@@ -440,6 +441,9 @@ def test_the_command_line(stores, best, tmp_path, monkeypatch):
     shadow_site.shadowed(stores, DAY, new, "new", 0.5 * shadow_site.cycle(QUARTERS))
     for name, value in environment(stores, tmp_path).items():
         monkeypatch.setenv(name, value)
+
+    for module in (shadow_cli, policies_cli):
+        monkeypatch.setattr(module.console, "width", 220)
 
     def run(*arguments, code=0):
         done = CliRunner().invoke(app, ["policies", *arguments, "--site", SITE])

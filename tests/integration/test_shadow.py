@@ -33,6 +33,7 @@ from stores.mongo.artefacts import store_artefact
 from stores.postgres import leases
 from stores.postgres.decisions import decisions
 from stores.postgres.history import history
+from stores.postgres.maintenance import maintain_postgres
 from stores.postgres.policies import register_policy
 from stores.postgres.shadow import shadow_decisions, shadow_state
 
@@ -241,11 +242,24 @@ def test_a_store_that_fails_costs_the_shadows_their_interval_and_no_more(stores,
     assert turns(stores)["new"].outcome == "decided"
 
 
+def test_what_shadows_decided_is_kept_for_a_month(stores, site, desk):
+    shadow_site.row(stores, "new", "testing")
+    desk.turns(ticked(tick(stores)))
+    assert maintain_postgres(stores.pg)["shadow decisions deleted"] == 0
+    stores.pg.execute("UPDATE optimizer.shadow_decisions SET recorded_at = recorded_at - interval '31 days'")
+    stores.pg.execute("UPDATE optimizer.shadow_states SET written_at = written_at - interval '31 days'")
+    policy_id = turns(stores)["new"].policy_id
+    assert maintain_postgres(stores.pg)["shadow decisions deleted"] == 1
+    assert (turns(stores), shadow_state(stores.pg, SITE, policy_id)) == ({}, None)
+
+
 def test_beside_the_whole_dispatcher(stores, site, metrics):
     """The loop as `pulsebms dispatch` runs it: the active one commands at every boundary, shadows are kept beside it."""
     for name, config in (("new", {"watt": -2000.0}), ("bad", {"mode": "raise"})):
         shadow_site.row(stores, name, "testing", **config)
-    clock = ScaledClock(NOW - timedelta(seconds=300), time.monotonic(), 300.0)
+    for k in range(-2, 96):
+        shadow_site.live(stores, NOW + k * STEP)
+    clock = ScaledClock(NOW - timedelta(seconds=1500), time.monotonic(), 300.0)
     stop = threading.Event()
 
     wanted = {("new", "decided"), ("bad", "raised")}

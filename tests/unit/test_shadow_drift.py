@@ -78,6 +78,33 @@ def test_a_month_of_noise_raises_nothing(seed):
     assert not any(detector.see(value) for value in g.normal(0.3, 0.25, 30 * 96) if abs(detector.reference - 0.3) < 0.05)
 
 
+def autocorrelated(seed, days, *, phi=0.9, sd=0.3):
+    """Residuals that hang together from interval to interval, as those of a model do."""
+    noise = np.random.default_rng(seed).normal(0.0, 1.0, 96 * days)
+    values = np.zeros(len(noise))
+    for k in range(1, len(noise)):
+        values[k] = phi * values[k - 1] + math.sqrt(1.0 - phi * phi) * noise[k]
+    return (sd * values).reshape(days, 96)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_residuals_that_hang_together_are_not_confirmed_within_a_month(seed):
+    states, in_a_row = {}, 0
+    for day in autocorrelated(seed, 30):
+        drifted, states = watch_day({"p1": {"soc_pct": day.tolist()}}, states)
+        in_a_row = in_a_row + 1 if drifted else 0
+        assert in_a_row < 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nor_do_they_hide_a_shift(seed):
+    states, found = {}, []
+    for k, day in enumerate(autocorrelated(seed, 8)):
+        drifted, states = watch_day({"p1": {"soc_pct": (day + (1.5 if k >= 5 else 0.0)).tolist()}}, states)
+        found.append(bool(drifted))
+    assert found[5:] == [True] * 3
+
+
 def test_an_alarm_ends_in_bounded_time_after_its_cause():
     detector = fed(learned(), [10.0] * 1000)
     assert detector.alarm
