@@ -88,7 +88,8 @@ def live_text(item: Standing | None) -> str:
 
 def _standings(items: list[Standing], failing: dict[str, str]) -> Table:
     table = Table(
-        "policy", Column("role", no_wrap=True), "live score", "EUR a day", "less commanded", "wear a day", "decided", "breaches", "last error",
+        "policy", Column("role", no_wrap=True), "live score", "EUR a day",
+        "less commanded", "wear a day", "decided", "breaches", "last error",
         title="Scores on the twin: 0 is idle, 1 is perfect foresight",
     )  # fmt: skip
     for item in items:
