@@ -56,13 +56,8 @@ def _scenario(scenario: str, part: Mapping[str, Any]) -> list[str]:
                 "" if beside is None else _percent(beside["net_share"]), "yes" if policy in part["pareto"] else "",
             ]
         )  # fmt: skip
-    head = [
-        "policy",
-        "profit, EUR a year",
-        "net of wear",
-        *(f"SoH % after {year} year{'' if year == '1' else 's'}" for year in years),
-        "life, years",
-    ]
+    after = [f"SoH % after {year} year{'' if year == '1' else 's'}" for year in years]
+    head = ["policy", "profit, EUR a year", "net of wear", *after, "life, years"]
     if goal is not None:
         head += [f"{what} against {goal['naive']}" for what in ("life", "profit", "net of wear")]
     else:
