@@ -29,8 +29,12 @@ CHUNK = 16
 """Floats that are copied at a time: rows of the observation's table are filled up to whole chunks."""
 DEGREES = BY_TEMPERATURE.shape[1]
 """Rows of a cell's table over temperature."""
-DESK_ROWS = 64
-"""Rows of a thread's scratch (DESK_ROWS, 8)."""
+CIRCUIT, OUTPUT, PUT_WISH, PUT_AMBIENT, ANCHORS, DESK_ROWS = 0, 4, 9, 10, 11, 32
+"""Rows of a thread's scratch (DESK_ROWS, 8): 4 of state, 5 of output, wish, ambient, 2 anchors with 17 of the condition."""
+BLOCKS_AT_ONCE, WAITING_COLUMNS = 32, 26
+"""Blocks whose packs are projected before they are stepped, and what is kept of a pack that must be searched for."""
+WAITING_ROWS = BLOCKS_AT_ONCE * LANES + 1
+"""All that can wait, and a row of scratch."""
 
 
 def settled_at(features: Features) -> FloatArray:
@@ -157,14 +161,49 @@ def _energy_share(table: FloatArray, cell: float, soc: float) -> float:
 
 
 @compiled_lean
-def _project(
-    b: int,
-    p: int,
+def _put_off(e: int, lane: int, desk: FloatArray, waiting: FloatArray) -> None:
+    """Note what the search for environment e's pack needs, waiting (WAITING_COLUMNS,), from a block's scratch."""
+    waiting[0], waiting[1], waiting[2] = e, desk[PUT_WISH, lane], desk[PUT_AMBIENT, lane]
+    for k in range(4):
+        waiting[3 + k] = desk[CIRCUIT + k, lane]
+    for k in range(19):
+        waiting[7 + k] = desk[ANCHORS + k, lane]
+
+
+@compiled_lean
+def _search_all(
     count: int,
-    wish_w: float,
-    circuit: FloatArray,
-    ambient: float,
+    p: int,
     clocks: IntArray,
+    pack: FloatArray,
+    cell_by_soc: FloatArray,
+    cell_by_temperature: FloatArray,
+    dt_s: float,
+    waiting: FloatArray,
+    found: FloatArray,
+    pack_results: FloatArray,
+) -> None:
+    """Search for the packs p that wait, one after the other: much faster than each between its neighbours' other work."""
+    for k in range(count):
+        own = waiting[k]
+        e = int(own[0])
+        row = pack[clocks[kernel.VARIANT, e], p]
+        cell = int(row[3])
+        # fmt: off
+        pack_results[p, kernel.APPLIED, e] = searched(own[1], own[3:7], own[2], row, cell_by_soc[cell], cell_by_temperature[cell],
+                                                      dt_s, own[7:9], found, own[9:26])
+        # fmt: on
+
+
+@compiled_lean
+def _project_blocks(
+    b_first: int,
+    b_last: int,
+    count: int,
+    actions: NDArray[np.float32],
+    clocks: IntArray,
+    accounts: FloatArray,
+    state: FloatArray,
     own: FloatArray,
     pack: FloatArray,
     spans: FloatArray,
@@ -172,39 +211,49 @@ def _project(
     by_temperature: FloatArray,
     cell_by_soc: FloatArray,
     cell_by_temperature: FloatArray,
+    settled: FloatArray,
     dt_s: float,
+    pack_results: FloatArray,
     desk: FloatArray,
-) -> float:
-    """Wishes of pack p of a block within the packs' own bounds; circuit (4, 8), desk (32, 8) of scratch."""
-    anchors, condition, applied, ambients = desk[0:2], desk[2:19], desk[19], desk[20]
-    # fmt: off
-    made, unknown = within_sure_bounds(wish_w, circuit, ambient, own, own[11:26], spans, by_soc, by_temperature, dt_s, anchors,
-                                       condition)
-    # fmt: on
-    if anywhere(unknown):
-        put(desk, 19 * LANES, made)
-        put(desk, 20 * LANES, ambient)
-        put(desk, 21 * LANES, wish_w)
-        wishes, own_state, ends = desk[21], desk[22, 0:4], desk[22, 4:6]
-        found, conditions = desk[23].reshape(1, 8)[0, 0:6].reshape(2, 3), desk[24:27].reshape(24)[0:17]
-        for lane in range(LANES):
-            if held(unknown, lane):
-                e = min(b * LANES + lane, count - 1)
-                row = pack[clocks[kernel.VARIANT, e], p]
-                cell = int(row[3])
-                for k in range(4):
-                    own_state[k] = circuit[k, lane]
-                for k in range(2):
-                    ends[k] = anchors[k, lane]
-                for k in range(17):
-                    conditions[k] = condition[k, lane]
-                # fmt: off
-                applied[lane] = searched(wishes[lane], own_state, ambients[lane], row, cell_by_soc[cell],
-                                         cell_by_temperature[cell], dt_s, ends, found, conditions)
-                # fmt: on
-        made = take(desk, 19 * LANES)
-    power_w: float = made
-    return power_w
+    at_row: IntArray,
+    waiting: FloatArray,
+) -> None:
+    """Wishes of all packs of some blocks and what of them their own bounds allow, into pack_results."""
+    m = accounts.shape[1]
+    circuit, wish = desk[CIRCUIT : CIRCUIT + 4], desk[PUT_WISH]
+    anchors, condition = desk[ANCHORS : ANCHORS + 2], desk[ANCHORS + 2 : ANCHORS + 19]
+    for p in range(own.shape[1]):
+        held_back = 0
+        for b in range(b_first, b_last):
+            e_first = b * LANES
+            base = p * 4 * m + e_first
+            for lane in range(LANES):
+                e = min(e_first + lane, count - 1)
+                at_row[lane] = clocks[kernel.ROW, e]
+                wish[lane] = actions[e, p]
+            _0, _1, _2, _3, _4, _5, ambient, _6 = columns8(settled, at_row)
+            ambient = ambient + take(accounts, kernel.OFFSET * m + e_first)
+            for k in range(4):
+                store(circuit, k, take(state, base + k * m))
+            wished = least(most(load(desk, PUT_WISH), -1.0), 1.0)
+            wished = wished * where(less(0.0, wished), load(own[b, p], 27), load(own[b, p], 26))
+            # fmt: off
+            made, unknown = within_sure_bounds(wished, circuit, ambient, own[b, p], own[b, p, 11:26], spans, by_soc,
+                                               by_temperature, dt_s, anchors, condition)
+            # fmt: on
+            put(pack_results, base + kernel.WISHED * m, wished)
+            put(pack_results, base + kernel.APPLIED * m, made)
+            if anywhere(unknown):
+                store(desk, PUT_WISH, wished)
+                store(desk, PUT_AMBIENT, ambient)
+                for lane in range(min(LANES, count - e_first)):
+                    if held(unknown, lane):
+                        _put_off(e_first + lane, lane, desk, waiting[held_back])
+                        held_back += 1
+        # fmt: off
+        _search_all(held_back, p, clocks, pack, cell_by_soc, cell_by_temperature, dt_s, waiting, waiting[waiting.shape[0] - 1, :6]
+                    .reshape(2, 3), pack_results)
+        # fmt: on
 
 
 @compiled_lean
@@ -307,18 +356,25 @@ def step_blocks(
     final_accounts: FloatArray,
     desk: FloatArray,
     at_row: IntArray,
+    waiting: FloatArray,
 ) -> None:
     """Step blocks b_first to b_last (exclusive) of `count` environments; actions (count, P) in [-1, 1], 1 = discharge at rated
     power.
 
     Arrays of environments have M >= count columns, a multiple of eight: clocks (3, M), accounts (5, M), state (P, 4, M), results
-    (8, M), pack_results (P, 4, M). desk (DESK_ROWS, 8) and at_row (8,) are a thread's scratch.
+    (8, M), pack_results (P, 4, M). desk (DESK_ROWS, 8), at_row (8,) and waiting
+    (WAITING_ROWS, WAITING_COLUMNS) are a thread's scratch.
     """
     packs, m = own.shape[1], accounts.shape[1]
     hours = dt_s / 3600.0
-    circuit, output, wish = desk[0:4], desk[4:9], desk[9]
+    circuit, output = desk[CIRCUIT : CIRCUIT + 4], desk[OUTPUT : OUTPUT + 5]
     for b in range(b_first, b_last):
         e_first = b * LANES
+        if (b - b_first) % BLOCKS_AT_ONCE == 0:
+            # fmt: off
+            _project_blocks(b, min(b + BLOCKS_AT_ONCE, b_last), count, actions, clocks, accounts, state, own, pack, spans, by_soc,
+                            by_temperature, cell_by_soc, cell_by_temperature, settled, dt_s, pack_results, desk, at_row, waiting)
+            # fmt: on
         for lane in range(LANES):
             at_row[lane] = clocks[kernel.ROW, min(e_first + lane, count - 1)]
         buy, sell, mean, spread, load_w, pv_w, ambient, month = columns8(settled, at_row)
@@ -326,22 +382,9 @@ def step_blocks(
         here = own_site[b]
         load_w, pv_w = load_w * load(here, at.LOAD_FACTOR), pv_w * load(here, at.PV_FACTOR)
         net = load_w - pv_w
-        # Each pack within its own bounds.
         charged = discharged = 0.0 * net
         for p in range(packs):
-            base = p * 4 * m + e_first
-            for lane in range(LANES):
-                wish[lane] = actions[min(e_first + lane, count - 1), p]
-            for k in range(4):
-                store(circuit, k, take(state, base + k * m))
-            wished = least(most(take(desk, 9 * LANES), -1.0), 1.0)
-            wished = wished * where(less(0.0, wished), load(own[b, p], 27), load(own[b, p], 26))
-            # fmt: off
-            applied = _project(b, p, count, wished, circuit, ambient, clocks, own[b, p], pack, spans, by_soc, by_temperature,
-                               cell_by_soc, cell_by_temperature, dt_s, desk[16:48])
-            # fmt: on
-            put(pack_results, base + kernel.WISHED * m, wished)
-            put(pack_results, base + kernel.APPLIED * m, applied)
+            applied = take(pack_results, (p * 4 + kernel.APPLIED) * m + e_first)
             discharged = discharged + most(applied, 0.0)
             charged = charged + most(-applied, 0.0)
         # The sum within the meter's limits, as the gate does: packs are only cut for what they add.

@@ -68,6 +68,8 @@ class Engine:
         self._shares = list(itertools.pairwise(edges))
         self._desks = [np.zeros((block.DESK_ROWS, LANES)) for _ in self._shares]
         self._at_rows = [np.zeros(LANES, dtype=np.int64) for _ in self._shares]
+        waiting = [np.zeros((block.WAITING_ROWS, block.WAITING_COLUMNS)) for _ in self._shares]
+        self._work = list(zip(self._shares, self._desks, self._at_rows, waiting, strict=True))
         self._fixed = [self._arguments(buffers) for buffers in self._buffers]
 
     @property
@@ -120,15 +122,14 @@ class Engine:
                              expected="a number from -1 to 1")  # fmt: skip
         self._turn = 1 - self._turn
         fixed, count = self._fixed[self._turn], self.num_envs
-        work = list(zip(self._shares, self._desks, self._at_rows, strict=True))
         others = []
         if self._pool is not None:
             others = [
-                self._pool.submit(block.step_blocks, *share, count, actions, *fixed, desk, at_row)
-                for share, desk, at_row in work[1:]
+                self._pool.submit(block.step_blocks, *share, count, actions, *fixed, *scratch)
+                for share, *scratch in self._work[1:]
             ]
-        share, desk, at_row = work[0]
-        block.step_blocks(*share, count, actions, *fixed, desk, at_row)
+        share, *scratch = self._work[0]
+        block.step_blocks(*share, count, actions, *fixed, *scratch)
         for other in others:
             other.result()
         return self.buffers

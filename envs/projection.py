@@ -193,7 +193,7 @@ def searched(
     least_c = min(temperature_c, ambient_c + (temperature_c - ambient_c) * row[at.HEAT_KEPT])
     # fmt: off
     reached(sign * row[26 + side], condition[6], condition[13 + side], row[29 - side], row[0:11], by_soc, by_temperature,
-            state[0], least_c, dt_s, 1.0, anchors, found[0])
+            state[0], least_c, dt_s, row[at.V1_BUILT], 1.0 - row[at.LAG_KEPT], 1.0, anchors, found[0])
     condition[7] = condition[15] = found[0, 0]
     condition[8] = condition[16] = found[0, 1]
     power, code = bound_of_side(row[11:26], condition, dt_s, charging)

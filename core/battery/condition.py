@@ -56,11 +56,12 @@ def condition_row(
     """
     decay = np.exp(-dt_s * parameters[8] / parameters[7])
     least_c = min(temperature_c, ambient_c + (temperature_c - ambient_c) * decay)
+    built_1, built_lag = 1.0 - np.exp(-dt_s / parameters[4]), 1.0 - np.exp(-dt_s / parameters[5])
     # fmt: off
-    side(-ratings[0], behind_v, spare_charge_v, ratings[3], parameters, by_soc, by_temperature, soc, least_c, dt_s, measured,
-         anchors, found[0])
-    side(ratings[1], behind_v, spare_discharge_v, ratings[2], parameters, by_soc, by_temperature, soc, least_c, dt_s, measured,
-         anchors, found[1])
+    side(-ratings[0], behind_v, spare_charge_v, ratings[3], parameters, by_soc, by_temperature, soc, least_c, dt_s, built_1,
+         built_lag, measured, anchors, found[0])
+    side(ratings[1], behind_v, spare_discharge_v, ratings[2], parameters, by_soc, by_temperature, soc, least_c, dt_s, built_1,
+         built_lag, measured, anchors, found[1])
     # fmt: on
     # Heat comes from all polarisation, also from what an earlier step built up.
     part = max(found[0, 2] / found[0, 1], found[1, 2] / found[1, 1])

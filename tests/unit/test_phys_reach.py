@@ -56,6 +56,19 @@ def cases():
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", range(6))
+def test_what_is_no_number_stays_none_and_ends(bad):
+    case, out = next(cases()), np.zeros(3)
+    values = [case["ratings"][1], 350.0, 0.4, case["ratings"][2], case["soc"], case["coldest_c"]]
+    values[bad] = np.nan
+    tables = BY_SOC[0], BY_TEMPERATURE[0]
+    side(*values[:4], case["parameters"], *tables, *values[4:], 900.0, 0.5, 0.5, 1.0, case["anchors"], out)
+    assert np.isnan(out).all()
+    case["parameters"][1] = np.nan
+    side(1e4, *values[1:4], case["parameters"], *tables, 0.5, 20.0, 900.0, 0.5, 0.5, 1.0, case["anchors"], out)
+    assert np.isnan(out).all()
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_answer_is_out_of_reach_and_its_neighbour_within(sign):
     firsts = 0
@@ -65,8 +78,9 @@ def test_the_answer_is_out_of_reach_and_its_neighbour_within(sign):
         behind_v = parameters[1] * np.interp(case["anchors"][0], np.linspace(0, 1, 101), table[:, 0])
         spare_v, window_v, rated_w = 0.4, ratings[2 if sign > 0 else 3], ratings[1 if sign > 0 else 0]
         out = np.empty(3)
+        built = 1 - np.exp(-case["dt_s"] / parameters[4:6])
         side(sign * rated_w, behind_v, spare_v, window_v, parameters, table, BY_TEMPERATURE[int(parameters[3])], case["soc"],
-             case["coldest_c"], case["dt_s"], 1.0, case["anchors"], out)  # fmt: skip
+             case["coldest_c"], case["dt_s"], *built, 1.0, case["anchors"], out)  # fmt: skip
         free_v, room_v = behind_v - spare_v, sign * (behind_v - window_v) - spare_v
         least_v = max(0.5 * free_v, 1.0)
         part_a = rated_w / least_v / PARTS
