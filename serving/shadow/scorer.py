@@ -20,7 +20,8 @@ from core.errors import InputError
 from serving.dispatch.asked_process import bound_to_parent
 from serving.dispatch.warm import warm_kernels
 from serving.logs import configure_logging
-from serving.shadow.day_inputs import Day, read_day
+from serving.shadow.day import Day
+from serving.shadow.day_inputs import read_day
 from serving.shadow.days import BACK_DAYS, day_bounds, due_days, local_day
 from serving.shadow.drift import watch_day
 from serving.shadow.judge import judge, own_days

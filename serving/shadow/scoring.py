@@ -25,7 +25,7 @@ from serving.evaluation.foresight import Foresight, fitted, pack_model
 from serving.evaluation.plant import PlantPack
 from serving.evaluation.replay import Trace, replay
 from serving.evaluation.score import frame_of, performance_score, ratio
-from serving.shadow.day_inputs import Day, Schedule
+from serving.shadow.day import Day, Schedule
 from serving.shadow.twin_pack import TwinPack
 
 FloatArray = NDArray[np.float64]

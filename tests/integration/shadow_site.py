@@ -1,6 +1,6 @@
 """A site of one pack for the tests of shadows and daily scores: live for one interval, or with whole days that were lived."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from stores.mongo.telemetry import insert_telemetry, pack_document
 from stores.postgres.decisions import record_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.policies import upsert_policy
+from stores.postgres.policy_days import COMMANDED, PolicyDay, ScoredDay, mark_day, write_policy_days
 from stores.postgres.series import write_series
 from stores.postgres.shadow import ShadowDecision, record_turn
 
@@ -26,6 +27,10 @@ SITE_FILE = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
 SITE = "demo"
 ZONE = "Europe/Amsterdam"
 STEP = timedelta(seconds=900)
+DAY = date(2026, 3, 29)
+"""92 quarter hours in Amsterdam."""
+QUARTERS = 92
+LATER = datetime(2026, 3, 30, 6, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -117,3 +122,17 @@ def shadowed(stores, day, policy_id, name, power_w, outcome="decided"):
             detail="" if outcome == "decided" else "it did not", power_w={device.device_id: float(watt)},
         )  # fmt: skip
         record_turn(stores.pg, made, {})
+
+
+def past_days(stores, policy_id, scores, *, drifted=(), detectors=None, room=10.0, name="best"):
+    """Scores of the days before DAY, the newest last, as if each had been scored when it ended."""
+    for back, score in enumerate(reversed(scores), start=1):
+        day = DAY - timedelta(days=back)
+        start, end = day_bounds(day, ZONE)
+        mark_day(stores.pg, ScoredDay(site_id=SITE, day=day, starts_at=start, ends_at=end, why_not="", scored_by="test"))
+        details = {"drift": {"drifted": list(drifted), "states": detectors or {}}}
+        made = PolicyDay(
+            site_id=SITE, day=day, role=COMMANDED, policy_id=policy_id, policy=name, score=max(0.0, min(1.0, score)),
+            j_eur=score * room, idle_eur=0.0, best_eur=room, decided_share=1.0, violations=0, details=details,
+        )  # fmt: skip
+        write_policy_days(stores.pg, [made])

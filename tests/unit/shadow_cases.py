@@ -14,7 +14,7 @@ from core.pack import Pack
 from core.series import Series
 from core.site import SiteConfig
 from core.twin import predict
-from serving.shadow.day_inputs import Day, DaySeries, Schedule, world_of
+from serving.shadow.day import Day, DaySeries, Schedule, world_of
 from serving.shadow.days import day_bounds, local_day
 from serving.shadow.turn import Task
 from stores.postgres.policy_days import SHADOW
