@@ -3,18 +3,23 @@
     python -m benchmarks.env [--peers DIRECTORY] [--seconds 2] [--threads 2]
 
 Random actions in [-1, 1], quarter hours, episodes of a week, observations returned without a copy; batches of 1, 64, 1024, 8192.
-"CPU" is per second of processor time of one thread, "wall" with --threads threads, which says little on a busy machine. The peers
-run in virtual environments of their own below DIRECTORY (made there, from a package index, when absent; outside the repository),
-each on its own shipped example, random actions too, in the same run. A peer that cannot be installed or started is said to be so.
+"CPU" is per second of processor time of one thread. "threads" is wall time of one batch that --threads threads share, "two
+processes" that of two with half of the environments each; both say little on a busy machine. The peers run in environments
+of their own below DIRECTORY (made there, from a package index, when absent; outside the repository), random actions too, in the
+same run: CityLearn on a data set made on the spot in its documented columns (peers/citylearn_data), EV2Gym on its shipped V2G
+example. A peer that cannot be installed or started is said to be so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +31,7 @@ from envs.vector import PackVectorEnv, SiteVectorEnv
 
 BATCHES = (1, 64, 1024, 8192)
 TARGET_PER_S = 10e6
+KINDS = {"Pack-v0": PackVectorEnv, "Site-v0, 3 packs": SiteVectorEnv}
 PEERS = {"citylearn": ("citylearn==3.0.2",), "ev2gym": ("ev2gym==2.0.0", "pandapower", "numba", "psutil", "multicopula")}
 """What each needs; EV2Gym imports more than its metadata says."""
 INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900, 300
@@ -50,31 +56,55 @@ def steps_per_s(env: PackVectorEnv | SiteVectorEnv, seconds: float) -> tuple[flo
     return best_cpu, best_wall
 
 
+def _half(name: str, substep_s: float, environments: int, seconds: float, ready: Barrier, rates: Queue[float]) -> None:
+    env = KINDS[name](environments, whole(sample_year(365)), {"substep_s": substep_s}, copy=False)
+    steps_per_s(env, 0.1)
+    ready.wait(RUN_TIMEOUT_S)
+    rates.put(steps_per_s(env, seconds)[1])
+
+
+def two_processes(name: str, substep_s: float, environments: int, seconds: float) -> float:
+    """Steps per second of wall time of two processes that have half of the environments each."""
+    context = multiprocessing.get_context("spawn")
+    ready, rates = context.Barrier(2), context.Queue()
+    halves = [
+        context.Process(target=_half, args=(name, substep_s, environments // 2, seconds, ready, rates), daemon=True)
+        for _ in range(2)
+    ]
+    for half in halves:
+        half.start()
+    total: float = rates.get(timeout=RUN_TIMEOUT_S) + rates.get(timeout=RUN_TIMEOUT_S)
+    for half in halves:
+        half.join(RUN_TIMEOUT_S)
+    return total
+
+
 def ours(seconds: float, threads: int) -> tuple[Table, float, float]:
     """The table, the figure at 1,024 of the default pack (per CPU second), and the best wall figure there."""
     part = whole(sample_year(365))
-    table = Table(
-        "PulseBMS environments", ("environment", "substep, s", "environments", "steps / CPU s", f"steps / s, {threads} threads")
-    )
+    columns = ("environment", "substep, s", "environments", "steps / CPU s", f"steps / s, {threads} threads", "two processes")
+    table = Table("PulseBMS environments", columns)
     at_1024 = best_wall = 0.0
-    for name, kind in (("Pack-v0", PackVectorEnv), ("Site-v0, 3 packs", SiteVectorEnv)):
+    for name, kind in KINDS.items():
         for substep_s in (60.0, 300.0):
             for m in BATCHES:
                 progress(f"{name}, {substep_s:.0f} s, {m}")
                 config = {"substep_s": substep_s}
                 single = kind(m, part, config, copy=False)
                 cpu, wall = steps_per_s(single, seconds)
+                apart: float | None = None
                 if m >= 1024 and threads > 1:
                     spread = kind(m, part, config, copy=False, threads=threads)
                     wall = steps_per_s(spread, seconds)[1]
                     spread.close()
-                table.add(name, substep_s, m, cpu, wall)
+                    apart = two_processes(name, substep_s, m, seconds)
+                table.add(name, substep_s, m, cpu, wall, apart)
                 if m == 1024 and name == "Pack-v0":
-                    at_1024, best_wall = (cpu if substep_s == 60.0 else at_1024), max(best_wall, wall)
+                    at_1024, best_wall = (cpu if substep_s == 60.0 else at_1024), max(best_wall, wall, apart or 0.0)
     return table, at_1024, best_wall
 
 
-def peer(directory: Path, name: str, data: str) -> tuple[float | None, str]:
+def peer(directory: Path, name: str) -> tuple[float | None, str]:
     """Steps per CPU second of a peer, and what was run or why nothing was."""
     python = directory / name / "bin" / "python"
     try:
@@ -85,7 +115,7 @@ def peer(directory: Path, name: str, data: str) -> tuple[float | None, str]:
             subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S)
         script = Path(__file__).with_name("peers") / "env_case.py"
         run = subprocess.run(
-            [str(python), str(script), name, data],
+            [str(python), str(script), name],
             check=True,
             timeout=RUN_TIMEOUT_S,
             capture_output=True,
@@ -104,9 +134,6 @@ def peer(directory: Path, name: str, data: str) -> tuple[float | None, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, help="directory of the peers' environments, outside the repository")
-    parser.add_argument(
-        "--citylearn", default="citylearn_challenge_2022_phase_1", help="its data set (which it downloads) or a schema.json"
-    )
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -118,11 +145,11 @@ def main() -> None:
         )
         for name, requirements in PEERS.items():
             progress(name)
-            rate, what = peer(arguments.peers.resolve(), name, str(arguments.citylearn))
+            rate, what = peer(arguments.peers.resolve(), name)
             beside.add(requirements[0], rate, None if rate is None else at_1024 / rate, what)
         print(beside.markdown())
     verdict = "PASS" if best_wall >= TARGET_PER_S else "FAIL"
-    print(f"{verdict}: {best_wall:,.0f} steps/s at 1,024 environments on {arguments.threads} threads; aim {TARGET_PER_S:,.0f}")
+    print(f"{verdict}: {best_wall:,.0f} steps/s at 1,024 environments on two cores; aim {TARGET_PER_S:,.0f}")
 
 
 if __name__ == "__main__":

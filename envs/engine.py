@@ -60,8 +60,8 @@ class Engine:
         self._settled, self._before = block.settled_at(self.features), block.known_before(self.features)
         self._rows = block.in_chunks(self.features.rows)
         self._energy_share = np.ascontiguousarray(self.variants.energy_share.reshape(-1, 1))
-        self._buffers = [_Buffers(num_envs, columns, self.layout.size, self.packs) for _ in range(2)]
-        self._turn = 0
+        self.both_buffers = [_Buffers(num_envs, columns, self.layout.size, self.packs) for _ in range(2)]
+        self.turn = 0
         self.autoreset = autoreset
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         edges = np.linspace(0, blocks, threads + 1).astype(int).tolist()
@@ -70,7 +70,7 @@ class Engine:
         self._at_rows = [np.zeros(LANES, dtype=np.int64) for _ in self._shares]
         waiting = [np.zeros((block.WAITING_ROWS, block.WAITING_COLUMNS)) for _ in self._shares]
         self._work = list(zip(self._shares, self._desks, self._at_rows, waiting, strict=True))
-        self._fixed = [self._arguments(buffers) for buffers in self._buffers]
+        self._fixed = [self._arguments(buffers) for buffers in self.both_buffers]
 
     @property
     def clocks(self) -> NDArray[np.int64]:
@@ -95,7 +95,7 @@ class Engine:
     @property
     def buffers(self) -> _Buffers:
         """What the last step wrote. Two sets take turns: it stays as it is until the step after the next."""
-        return self._buffers[self._turn]
+        return self.both_buffers[self.turn]
 
     def seed(self, seeds: list[int]) -> None:
         """One seed an environment; its stream depends on that alone."""
@@ -120,8 +120,8 @@ class Engine:
             at = np.argwhere(~np.isfinite(actions))[0]
             raise InputError(source=f"environment {at[0]}", field=f"action of pack {at[1]}", value=actions[tuple(at)],
                              expected="a number from -1 to 1")  # fmt: skip
-        self._turn = 1 - self._turn
-        fixed, count = self._fixed[self._turn], self.num_envs
+        self.turn = 1 - self.turn
+        fixed, count = self._fixed[self.turn], self.num_envs
         others = []
         if self._pool is not None:
             others = [

@@ -45,6 +45,7 @@ class _Vector(VectorEnv[Arrays, Arrays, NDArray[Any]]):  # type: ignore[misc]
         self.single_observation_space, self.single_action_space = spaces(self.engine.packs, self.layout.size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._views = [_by_name(b.results, b.pack_results) for b in self.engine.both_buffers]
         self._seeded = False
 
     def reset(
@@ -73,9 +74,7 @@ class _Vector(VectorEnv[Arrays, Arrays, NDArray[Any]]):  # type: ignore[misc]
             )
         made = self.engine.step(given)
         own = np.copy if self.copy else np.asarray
-        results, by_pack = own(made.results), own(made.pack_results)
-        info: dict[str, Any] = {name: results[:, k] for k, name in enumerate(kernel.RESULTS)}
-        info |= {name: by_pack[:, :, k] for k, name in enumerate(kernel.PACK_RESULTS)}
+        info = _by_name(np.copy(made.results), np.copy(made.pack_results)) if self.copy else dict(self._views[self.engine.turn])
         truncated = own(made.truncated)
         if truncated.any():
             info["final_obs"], info["_final_obs"] = own(made.final_observation), truncated
@@ -87,6 +86,12 @@ class _Vector(VectorEnv[Arrays, Arrays, NDArray[Any]]):  # type: ignore[misc]
     def close_extras(self, **kwargs: Any) -> None:  # noqa: ANN401 - Gymnasium's signature
         """End the threads."""
         self.engine.close()
+
+
+def _by_name(results: NDArray[np.float64], by_pack: NDArray[np.float64]) -> dict[str, Any]:
+    """Columns of results (M, 8) and pack results (M, P, 4) under their names."""
+    info: dict[str, Any] = {name: results[:, k] for k, name in enumerate(kernel.RESULTS)}
+    return info | {name: by_pack[:, :, k] for k, name in enumerate(kernel.PACK_RESULTS)}
 
 
 class PackVectorEnv(_Vector):

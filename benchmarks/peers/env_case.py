@@ -1,4 +1,4 @@
-"""Steps per CPU second of CityLearn or EV2Gym on a shipped example. Runs in the peer's interpreter: env_case.py NAME DATA.
+"""Steps per CPU second of CityLearn (the building of citylearn_data) or of EV2Gym's example: env_case.py NAME, its interpreter.
 
 Random actions over at most 20 s of processor time; prints one line of JSON.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -18,11 +19,12 @@ LIMIT_S = 20.0
 
 
 def citylearn() -> tuple[Any, str]:
-    """One building of a data set that it downloads from GitHub, or of a schema file."""
+    """One building with PV and a battery, a year of hours: the data set that citylearn_data makes."""
     from citylearn.citylearn import CityLearnEnv
+    from citylearn_data import write
 
-    data = sys.argv[2]
-    return CityLearnEnv(data, buildings=[0], central_agent=True), f"{Path(data).stem}, one building"
+    with tempfile.TemporaryDirectory() as folder:
+        return CityLearnEnv(str(write(Path(folder))), central_agent=True), "one building, made-up year"
 
 
 def ev2gym() -> tuple[Any, str]:
