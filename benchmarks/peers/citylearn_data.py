@@ -1,8 +1,8 @@
 """A data set for CityLearn in the columns that it documents, so that nothing is downloaded: one building with PV and a battery.
 
 A made-up year of hours: prices, load, PV and weather by time of day and season with noise of a fixed seed. Only steps are
-counted, so what the numbers are does not matter; the building's devices and what is observed are those of the 2022 challenge. Runs in the
-peer's interpreter. Not here: the timing (env_case).
+counted, so what the numbers are does not matter; devices and observations are those of the 2022 challenge. Runs in the peer's
+interpreter. Not here: the timing (env_case).
 """
 
 from __future__ import annotations
