@@ -229,10 +229,10 @@ class SiteFleetSolver:
         """Repair and replay; raises SolverError when a hard limit is broken all the same."""
         pool = self._pool
         assert pool is not None  # noqa: S101 - set by solve
-        power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w)
+        power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w, pool, self.settings.threads)
         run = replay(grid, fleet, dt_s, soft, power, curtail, pool, self.settings.threads)
         if run.hard_violations:
-            power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w, strict=True)
+            power, curtail, _ = repair(grid, fleet, dt_s, power_w, curtail_w, pool, self.settings.threads, strict=True)
             run = replay(grid, fleet, dt_s, soft, power, curtail, pool, self.settings.threads)
         if run.hard_violations:
             raise SolverError("replay refused the plan: " + "; ".join(run.hard_violations[:3]))

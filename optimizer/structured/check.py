@@ -21,6 +21,7 @@ from optimizer.structured.rooms import (
     discharge_room,
     energy_after,
     kept_limits,
+    place,
     temperature_after,
 )
 
@@ -33,11 +34,12 @@ def cut_to_bounds(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any) -> N
     """Cut row i of c, d, u (W) in place to power bounds, tapers and the PV there is."""
     e = p.energy_wh[i]
     for k in range(c.shape[1]):
-        charge, discharge = bounds(p, i, k, e)
+        at = place(p, i, k)
+        charge, discharge = bounds(at, e)
         c[i, k] = max(0.0, min(c[i, k], charge))
         d[i, k] = max(0.0, min(d[i, k], discharge))
         u[i, k] = max(0.0, min(u[i, k], m.pv_w[i, k] * m.curtailable[i]))
-        e = energy_after(p, i, k, h, e, c[i, k], d[i, k])
+        e = energy_after(at, h, e, c[i, k], d[i, k])
 
 
 @whole_pass
@@ -64,14 +66,15 @@ def cut_to_limits(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any, stri
         if strict:
             both = min(c[i, k], d[i, k])
             c[i, k], d[i, k] = c[i, k] - both, d[i, k] - both
-        charge, discharge = bounds(p, i, k, e)
+        at = place(p, i, k)
+        charge, discharge = bounds(at, e)
         charge, discharge = min(c[i, k], charge), min(d[i, k], discharge)
         if charge >= discharge:
             top = min(high[k], lowest + depth)
-            charge = min(charge, charge_room(p, i, k, h, e, t, discharge, top, hot[k], kept[k]))
+            charge = min(charge, charge_room(at, h, e, t, discharge, top, hot[k], kept[k]))
         else:
             bottom = max(low[k], highest - depth)
-            discharge = min(discharge, discharge_room(p, i, k, h, e, t, charge, bottom, hot[k], kept[k]))
+            discharge = min(discharge, discharge_room(at, h, e, t, charge, bottom, hot[k], kept[k]))
         net = m.load_w[i, k] - m.pv_w[i, k] + u[i, k] + charge - discharge
         if net > m.import_limit_w[i, k]:
             charge = max(0.0, charge - (net - m.import_limit_w[i, k]))
@@ -80,8 +83,8 @@ def cut_to_limits(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any, stri
             u[i, k] += more
             discharge = max(0.0, discharge - (-net - m.export_limit_w[i, k] - more))
         c[i, k], d[i, k] = charge, discharge
-        e = energy_after(p, i, k, h, e, charge, discharge)
-        t = temperature_after(p, i, k, t, charge, discharge)
+        e = energy_after(at, h, e, charge, discharge)
+        t = temperature_after(at, t, charge, discharge)
         highest, lowest = max(highest, e), min(lowest, e)
 
 

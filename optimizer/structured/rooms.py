@@ -53,54 +53,72 @@ def kept_limits(p: Any, i: int, strict: bool, hot: Any, high: Any, low: Any, kep
 
 
 @stage
-def bounds(p: Any, i: int, k: int, e: float) -> tuple[float, float]:
-    """Charge and discharge (W) that power bounds and tapers leave device i in step k at energy e."""
-    charge = min(p.charge_max_w[i, k], max(0.0, p.charge_taper_w[i, k] - p.charge_taper_w_per_wh[i, k] * e))
-    discharge = min(p.discharge_max_w[i, k], max(0.0, p.discharge_taper_w[i, k] + p.discharge_taper_w_per_wh[i, k] * e))
+def place(p: Any, i: int, k: int) -> tuple[float, ...]:
+    """What the functions below need to know of device i in step k, as plain numbers.
+
+    Handing on `p` itself would have numba count references to all of its arrays in every branch, which costs more than the rest.
+    """
+    return (
+        p.charge_max_w[i, k], p.charge_taper_w[i, k], p.charge_taper_w_per_wh[i, k],
+        p.discharge_max_w[i, k], p.discharge_taper_w[i, k], p.discharge_taper_w_per_wh[i, k],
+        p.eta_charge[i, k], p.eta_discharge[i, k], p.leak_wh[i],
+        p.temperature_charge_k_per_w[i, k], p.temperature_discharge_k_per_w[i, k], p.temperature_a[i],
+        p.temperature_drift_c[i, k],
+        p.voltage_v[i, k], p.voltage_v_per_wh[i, k], p.voltage_v_per_w[i, k], p.voltage_min_v[i], p.voltage_max_v[i],
+    )  # fmt: skip
+
+
+@stage
+def bounds(at: tuple[float, ...], e: float) -> tuple[float, float]:
+    """Charge and discharge (W) that power bounds and tapers leave at energy e; `at` as of place."""
+    charge_max, charge_taper, charge_slope, discharge_max, discharge_taper, discharge_slope = at[:6]
+    charge = min(charge_max, max(0.0, charge_taper - charge_slope * e))
+    discharge = min(discharge_max, max(0.0, discharge_taper + discharge_slope * e))
     return charge, discharge
 
 
 @stage
 def charge_room(
-    p: Any, i: int, k: int, h: float, e: float, t: float, other: float, energy_high: float, hot: float, kept: bool
+    at: tuple[float, ...], h: float, e: float, t: float, other: float, energy_high: float, hot: float, kept: bool
 ) -> float:
     """Charge (W) at which energy, temperature and voltage stay below their limits while `other` W are discharged."""
-    most = max(0.0, energy_high - e + p.leak_wh[i] + h * other / p.eta_discharge[i, k]) / (h * p.eta_charge[i, k])
-    heat, used = p.temperature_charge_k_per_w[i, k], p.temperature_discharge_k_per_w[i, k] * other
+    eta_charge, eta_discharge, leak = at[6:9]
+    heat, heat_other, decay, drift = at[9:13]
+    volt, volt_per_wh, volt_per_w, _, volt_max = at[13:18]
+    most = max(0.0, energy_high - e + leak + h * other / eta_discharge) / (h * eta_charge)
     if heat > 0.0:
-        most = min(most, max(0.0, hot - p.temperature_a[i] * t - p.temperature_drift_c[i, k] - used) / heat)
-    if kept and p.voltage_v_per_w[i, k] > 0.0:
-        span = p.voltage_max_v[i] - p.voltage_v[i, k] - p.voltage_v_per_wh[i, k] * e
-        most = min(most, max(0.0, span / p.voltage_v_per_w[i, k] + other))
+        most = min(most, max(0.0, hot - decay * t - drift - heat_other * other) / heat)
+    if kept and volt_per_w > 0.0:
+        most = min(most, max(0.0, (volt_max - volt - volt_per_wh * e) / volt_per_w + other))
     return float(most)
 
 
 @stage
 def discharge_room(
-    p: Any, i: int, k: int, h: float, e: float, t: float, other: float, energy_low: float, hot: float, kept: bool
+    at: tuple[float, ...], h: float, e: float, t: float, other: float, energy_low: float, hot: float, kept: bool
 ) -> float:
     """The same for discharge (W) while `other` W are charged."""
-    most = max(0.0, e - p.leak_wh[i] + h * other * p.eta_charge[i, k] - energy_low) * p.eta_discharge[i, k] / h
-    heat, used = p.temperature_discharge_k_per_w[i, k], p.temperature_charge_k_per_w[i, k] * other
+    eta_charge, eta_discharge, leak = at[6:9]
+    heat_other, heat, decay, drift = at[9:13]
+    volt, volt_per_wh, volt_per_w, volt_min, _ = at[13:18]
+    most = max(0.0, e - leak + h * other * eta_charge - energy_low) * eta_discharge / h
     if heat > 0.0:
-        most = min(most, max(0.0, hot - p.temperature_a[i] * t - p.temperature_drift_c[i, k] - used) / heat)
-    if kept and p.voltage_v_per_w[i, k] > 0.0:
-        span = p.voltage_v[i, k] + p.voltage_v_per_wh[i, k] * e - p.voltage_min_v[i]
-        most = min(most, max(0.0, span / p.voltage_v_per_w[i, k] + other))
+        most = min(most, max(0.0, hot - decay * t - drift - heat_other * other) / heat)
+    if kept and volt_per_w > 0.0:
+        most = min(most, max(0.0, (volt + volt_per_wh * e - volt_min) / volt_per_w + other))
     return float(most)
 
 
 @stage
-def energy_after(p: Any, i: int, k: int, h: float, e: float, charge: float, discharge: float) -> float:
-    """Energy (Wh) at the end of step k."""
-    return float(e + h * (p.eta_charge[i, k] * charge - discharge / p.eta_discharge[i, k]) - p.leak_wh[i])
+def energy_after(at: tuple[float, ...], h: float, e: float, charge: float, discharge: float) -> float:
+    """Energy (Wh) at the end of the step."""
+    return float(e + h * (at[6] * charge - discharge / at[7]) - at[8])
 
 
 @stage
-def temperature_after(p: Any, i: int, k: int, t: float, charge: float, discharge: float) -> float:
-    """Temperature (deg C) at the end of step k."""
-    heat = p.temperature_charge_k_per_w[i, k] * charge + p.temperature_discharge_k_per_w[i, k] * discharge
-    return float(p.temperature_a[i] * t + heat + p.temperature_drift_c[i, k])
+def temperature_after(at: tuple[float, ...], t: float, charge: float, discharge: float) -> float:
+    """Temperature (deg C) at the end of the step."""
+    return float(at[11] * t + at[9] * charge + at[10] * discharge + at[12])
 
 
 @whole_pass
