@@ -15,7 +15,8 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-from optimizer.structured import judge, lanes, packing, rooms
+from core import lanes
+from optimizer.structured import judge, packing, rooms
 
 
 def digest_of(files: Iterable[Path]) -> str:

@@ -43,13 +43,18 @@ def cut_to_bounds(p: Any, m: Any, i: int, h: float, c: Any, d: Any, u: Any) -> N
 
 
 @whole_pass
-def net_rounding(c: Any, d: Any, i: int) -> bool:
-    """Take from row i of c and d (W) what overlaps by OVERLAP_W or less; whether there was any. More than that is no rounding."""
+def net_rounding(p: Any, c: Any, d: Any, i: int) -> bool:
+    """Take from row i of c and d (W) what overlaps by OVERLAP_W or less; whether there was any. More than that is no rounding.
+
+    The smaller goes, and of the larger what keeps the energy: no limit of it is touched, and only losses are saved.
+    """
     any_there = False
     for k in range(c.shape[1]):
-        both = min(c[i, k], d[i, k])
-        if 0.0 < both <= OVERLAP_W:
-            c[i, k], d[i, k] = c[i, k] - both, d[i, k] - both
+        charge, discharge = c[i, k], d[i, k]
+        if 0.0 < min(charge, discharge) <= OVERLAP_W:
+            both_ways = p.eta_charge[i, k] * p.eta_discharge[i, k]
+            c[i, k] = max(0.0, charge - discharge / both_ways) if discharge <= charge else 0.0
+            d[i, k] = max(0.0, discharge - charge * both_ways) if discharge > charge else 0.0
             any_there = True
     return any_there
 
@@ -103,7 +108,7 @@ def finish(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any, 
     cut_to_bounds(p, m, i, h, c, d, u)
     first = price(p, m, soft, i, h, c, d, u, excess)
     value, fine = first, unbroken(excess) and not np.isnan(first)
-    if net_rounding(c, d, i):
+    if net_rounding(p, c, d, i):
         value = price(p, m, soft, i, h, c, d, u, excess)
         fine = unbroken(excess) and not np.isnan(value)
     if fine or np.isnan(first):

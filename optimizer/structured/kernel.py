@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from core import lanes as core_lanes
 from optimizer.structured import layout as f
 from optimizer.structured.audit import audit
 from optimizer.structured.backward import correct_all, factor
@@ -169,7 +170,7 @@ def fill(
 
 def _source_digest() -> int:
     """Of the text that the compiled code comes from."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(Path(str(core_lanes.__file__)).read_bytes())
     for name in _SOURCES:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return int.from_bytes(digest.digest()[:7], "big")
