@@ -118,8 +118,9 @@ class BatchSolver:
         iterations, numbers = np.zeros(count, dtype=np.int64), np.zeros((count, 5))
         objective = np.full(count, np.nan)
         chosen = np.flatnonzero(status == SOLVED)
-        for array in out:
-            array[status != SOLVED] = 0.0
+        if len(chosen) < count:
+            for array in out:
+                array[status != SOLVED] = 0.0
         if len(chosen):
             self._prepare(fleet.device_ids, steps, int(flags[chosen].max()))
             order = chosen[np.argsort(flags[chosen], kind="stable")]
