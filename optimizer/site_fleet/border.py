@@ -8,6 +8,7 @@ is a 2 x 2 system in (highest, lowest) and a term on the last energy. Not here: 
 
 from __future__ import annotations
 
+from core.lanes import load, stage, store
 from optimizer.site_fleet.layout import (
     B_DEPTH,
     B_DEPTH_SLACK,
@@ -25,7 +26,6 @@ from optimizer.site_fleet.layout import (
     TARGETED,
 )  # fmt: skip
 from optimizer.site_fleet.rows import first_force, first_ratio, second_force, second_ratio
-from optimizer.structured.lanes import load, stage, store
 
 # Workspace: per inequality 1/t and dt/t, then the Hessian and gradient that the recursion leaves, and eliminations.
 (Y_HH, Y_HL, Y_LL, Y_H, Y_L, ZD_INV, ZD_GRAD, ZF_INV, ZF_SLOPE, ZF_GRAD, MISS_CURVE, MISS_GRAD, AIM_CURVE, AIM_SHIFT) = range(

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from core.lanes import least, load, most, stage, store
 from optimizer.fleet import FleetData
 from optimizer.site_fleet.compiled import kept_on_disk
 from optimizer.site_fleet.layout import (
@@ -76,7 +77,6 @@ from optimizer.site_fleet.layout import (
     WEAR,
 )  # fmt: skip
 from optimizer.site_fleet.sweep import Iterate
-from optimizer.structured.lanes import least, load, most, stage, store
 
 FloatArray = NDArray[np.float64]
 REACH = 1e3

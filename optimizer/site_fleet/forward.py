@@ -7,6 +7,7 @@ Not here: gains (recursion), what an inequality keeps (rows).
 
 from __future__ import annotations
 
+from core.lanes import load, stage, store
 from optimizer.site_fleet.border import solve_border, walk_border_first, walk_border_second
 from optimizer.site_fleet.layout import (
     BORDER_INEQUALITIES,
@@ -51,7 +52,6 @@ from optimizer.site_fleet.rows import (
     walk_first,
     walk_second,
 )  # fmt: skip
-from optimizer.structured.lanes import load, stage, store
 
 
 @stage

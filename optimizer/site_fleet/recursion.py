@@ -9,6 +9,7 @@ Sources: Rao, Wright, Rawlings, J. Optim. Theory Appl. 99 (1998) 723 (Riccati re
 
 from __future__ import annotations
 
+from core.lanes import load, stage, store
 from optimizer.site_fleet.border import Y_H, Y_HH, Y_HL, Y_L, Y_LL, border_first, border_second
 from optimizer.site_fleet.layout import (
     CURVE,
@@ -62,7 +63,6 @@ from optimizer.site_fleet.rows import (
     collect_first,
     collect_second,
 )  # fmt: skip
-from optimizer.structured.lanes import load, stage, store
 
 
 @stage

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.lanes import stage
 from optimizer.fleet import PROFILES, SCALARS, FleetData
 from optimizer.problem import GridData
 from optimizer.site_fleet.compiled import kept_on_disk
-from optimizer.structured.lanes import stage
 from optimizer.structured.packing import FleetArrays
 from optimizer.structured.rooms import (
     bounds,

@@ -13,6 +13,7 @@ Here: the workspace's rows, walks over the inequalities of a stage. Not here: th
 
 from __future__ import annotations
 
+from core.lanes import inverse, load, most, stage, store
 from optimizer.site_fleet.layout import (
     BOTTOM,
     C_HIGH,
@@ -49,7 +50,6 @@ from optimizer.site_fleet.layout import (
     VOLT_E,
     VOLT_N,
 )  # fmt: skip
-from optimizer.structured.lanes import inverse, load, most, stage, store
 
 # Workspace of a stage: per inequality 1/t (dl/l once a step is known) and dt/t; then gains, eliminations and new inputs.
 (K_CE, K_CT, K_CH, K_CL, K_DE, K_DT, K_DH, K_DL, K_C, K_D, J_CC, J_CD, J_DD, Z_INV, Z_E, Z_C, Z_D, Z_GRAD, ZT_INV, ZT_GRAD,

@@ -14,10 +14,10 @@ with net power n = k x + G y + ..., e = (1, -1). Not here: the gains (recursion)
 
 from __future__ import annotations
 
+from core.lanes import load, stage, store
 from optimizer.site_fleet.border import Y_HH, Y_HL, Y_LL
 from optimizer.site_fleet.layout import DATA_ROWS, DECAY, GAIN_C, HEAT_C, HEAT_D, LOSS_D
 from optimizer.site_fleet.rows import J_CC, J_CD, J_DD, K_CE, K_CH, K_CL, K_CT, K_DE, K_DH, K_DL, K_DT, WORK_ROWS
-from optimizer.structured.lanes import load, stage, store
 
 # Rows kept per stage: closed-loop transition A (2 x 2), net power's gains on states and border, w of the stage itself.
 A_EE, A_ET, A_TE, A_TT, N_E, N_T, N_H, N_L, W_E, W_T = range(10)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from core.lanes import least, load, most, stage, store
 from optimizer.site_fleet.border import BORDER_WORK_ROWS
 from optimizer.site_fleet.cold import start_lane
 from optimizer.site_fleet.compiled import kept_on_disk
@@ -31,7 +32,6 @@ from optimizer.site_fleet.layout import (
 from optimizer.site_fleet.recursion import correct, factorise
 from optimizer.site_fleet.rows import WORK_ROWS
 from optimizer.site_fleet.sensitivity import CHAIN_ROWS, add_sensitivity
-from optimizer.structured.lanes import least, load, most, stage, store
 
 FloatArray = NDArray[np.float64]
 STEP_SHARE = 0.998

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.lanes import inverse, least, load, most, stage, store, whole_pass
 from optimizer.structured import layout as f
-from optimizer.structured.lanes import inverse, least, load, most, stage, store, whole_pass
 from optimizer.structured.layout import ROW
 from optimizer.structured.rows import renew
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.lanes import inverse, load, stage, store, whole_pass
 from optimizer.structured import layout as f
-from optimizer.structured.lanes import inverse, load, stage, store, whole_pass
 from optimizer.structured.riccati import back, back_gradient
 from optimizer.structured.rows import (
     correct,

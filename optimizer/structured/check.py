@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from core.lanes import stage, whole_pass
 from optimizer.structured.judge import run_device, run_meter, unbroken
-from optimizer.structured.lanes import stage, whole_pass
 from optimizer.structured.rooms import (
     bounds,
     charge_room,

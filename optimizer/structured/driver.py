@@ -21,6 +21,7 @@ import structlog
 from numpy.typing import NDArray
 
 from core.errors import InputError, SolverError
+from core.lanes import LANES
 from optimizer.assembly import SiteQP
 from optimizer.fleet import FleetData
 from optimizer.problem import SiteProblem, SoftCosts
@@ -28,7 +29,6 @@ from optimizer.solvers import RawSolution, solve_piqp
 from optimizer.structured.check import OVERLAP_W
 from optimizer.structured.judge import KINDS
 from optimizer.structured.kernel import SOLVED, finish_one, judge_all, route, solve_range
-from optimizer.structured.lanes import LANES
 from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
 from optimizer.structured.meters import MeterData
 from optimizer.structured.packing import FleetArrays, MeterArrays, SoftArrays

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.lanes import least, load, most, stage, store, whole_pass
 from optimizer.structured import layout as f
-from optimizer.structured.lanes import least, load, most, stage, store, whole_pass
 from optimizer.structured.riccati import forward
 from optimizer.structured.rows import (
     advance,

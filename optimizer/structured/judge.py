@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.structured.lanes import stage, whole_pass
+from core.lanes import stage, whole_pass
 
 TOLERANCE_W = 0.5
 TOLERANCE_SHARE = 1e-5

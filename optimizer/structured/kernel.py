@@ -17,13 +17,13 @@ import numpy as np
 from numba import njit
 
 from core import lanes as core_lanes
+from core.lanes import stage, whole_pass
 from optimizer.structured import layout as f
 from optimizer.structured.audit import audit
 from optimizer.structured.backward import correct_all, factor
 from optimizer.structured.check import beyond_kernel, cut_to_bounds, finish, price
 from optimizer.structured.forward import advance_all, predict_all
 from optimizer.structured.judge import KINDS
-from optimizer.structured.lanes import stage, whole_pass
 from optimizer.structured.layout import STEP_ROWS
 from optimizer.structured.packing import optional_rows, pack, unpack
 from optimizer.structured.start import count_rows, keep, start
@@ -34,7 +34,7 @@ STATUS = (
 )  # fmt: skip
 """Status of a device; all but SOLVED go down the chain."""
 _SOURCES = (
-    "audit", "backward", "check", "forward", "judge", "kernel", "lanes", "layout", "packing", "riccati", "rooms", "rows", "start",
+    "audit", "backward", "check", "forward", "judge", "kernel", "layout", "packing", "riccati", "rooms", "rows", "start",
 )  # fmt: skip
 LEFT_LIMIT = 1e-8
 """Share of the first infeasibility that may be left."""
@@ -202,8 +202,6 @@ def compiled(source: int) -> tuple[Any, Any, Any, Any]:
             going, waiting = look(view, lanes, steps, rows, h, relative, most_iterations)
             if going > 0 and (waiting < ENOUGH or following == last):
                 continue
-            if going + waiting == 0:
-                return source
             audit(w, steps, flags)
             prove(view, lanes, steps, h, relative, most_iterations)
             harvest(

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from core.lanes import stage, whole_pass
 from optimizer import fleet
 from optimizer.problem import SoftCosts
 from optimizer.structured import layout as f
 from optimizer.structured import meters
-from optimizer.structured.lanes import stage, whole_pass
 from optimizer.structured.layout import BAND, FAR, HEAD, KELVIN, MONEY_EUR_PER_KW, STEP, THIN, VOLT
 
 FLAT_EUR_PER_KWH = 2e-6

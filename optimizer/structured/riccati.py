@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optimizer.structured.lanes import inverse, load, stage, store
+from core.lanes import inverse, load, stage, store
 from optimizer.structured.layout import (
     BC,
     BD,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.structured.lanes import stage, whole_pass
+from core.lanes import stage, whole_pass
 
 INSIDE = 1e-9
 """Share of energy limits that is left, so that rounding never decides."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optimizer.structured.lanes import inverse, least, load, most, stage, store
+from core.lanes import inverse, least, load, most, stage, store
 from optimizer.structured.layout import ROW
 
 Value = Any

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.lanes import stage, whole_pass
 from optimizer.structured import layout as f
-from optimizer.structured.lanes import stage, whole_pass
 from optimizer.structured.layout import HEAD, HEAD_ROWS, ROW, STEP, STEP_ROWS
 
 ALWAYS = 20

@@ -143,7 +143,7 @@ def bound_without_choice(*args):
 
 from numba import njit  # noqa: E402 - below what it is used for
 
-from optimizer.structured.lanes import store  # noqa: E402
+from core.lanes import store  # noqa: E402
 
 
 @njit(error_model="numpy")

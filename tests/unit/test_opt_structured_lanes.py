@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from optimizer.structured.lanes import LANES, inverse, least, load, most, store
+from core.lanes import LANES, inverse, least, load, most, store
 
 
 @njit(error_model="numpy")
