@@ -29,6 +29,7 @@ from optimizer.site_fleet.layout import (
     DEPTH,
     DEPTH_COST,
     E_COST,
+    E_CURVE,
     E_HIGH,
     FREE_E,
     HIGHEST,
@@ -45,36 +46,42 @@ from optimizer.site_fleet.layout import (
     ROOM_V_LOW,
     STATE_ROWS,
     T_COST,
+    T_CURVE,
     T_HIGH,
     TARGET,
     TARGET_COST,
     TOP,
     V_COST,
+    V_CURVE,
     V_HIGH,
 )  # fmt: skip
 
 POWER_SLACK = 0.1
 """Scaled power bounds start at least this far."""
+BROKEN_MU = 100.0
+"""A device that breaks a soft limit at rest starts at least at this complementarity."""
+NARROW = 1e-4
+"""A scaled power below this is none: its rows start between the bounds."""
 
 
 @kept_on_disk
 def start_lane(data, constants, state, border, flows, lane, mu):
     """Set a lane's slacks, multipliers and flows at complementarity about `mu`."""
     stages = len(flows) // 2
+    if _broken(data, constants, stages, lane):
+        mu = max(mu, BROKEN_MU)
     top, low = constants[HIGHEST, lane] + 1.0, constants[LOWEST, lane] - 1.0
     for k in range(stages):
         s, d = k * STATE_ROWS, k * DATA_ROWS
-        _set(state, s, C_LOW, lane, 1.0, mu)
-        _set(state, s, D_LOW, lane, 1.0, mu)
-        _set(state, s, C_HIGH, lane, max(data[d + MAX_C, lane], POWER_SLACK), mu)
-        _set(state, s, D_HIGH, lane, max(data[d + MAX_D, lane], POWER_SLACK), mu)
+        _box(state, s, C_LOW, lane, data[d + MAX_C, lane], mu)
+        _box(state, s, D_LOW, lane, data[d + MAX_D, lane], mu)
         _set(state, s, C_TAPER, lane, max(data[d + ROOM_C, lane], 1.0), mu)
         _set(state, s, D_TAPER, lane, max(data[d + ROOM_D, lane], 1.0), mu)
         _set(state, s, TOP, lane, max(top - data[d + FREE_E, lane], 1.0), mu)
         _set(state, s, BOTTOM, lane, max(data[d + FREE_E, lane] - low, 1.0), mu)
-        _soft(state, s, E_HIGH, lane, data[d + ROOM_E_HIGH, lane], data[d + ROOM_E_LOW, lane], constants[E_COST, lane], mu)
-        _soft(state, s, T_HIGH, lane, data[d + ROOM_T_HIGH, lane], data[d + ROOM_T_LOW, lane], constants[T_COST, lane], mu)
-        _soft(state, s, V_HIGH, lane, data[d + ROOM_V_HIGH, lane], data[d + ROOM_V_LOW, lane], constants[V_COST, lane], mu)
+        _soft(state, s, E_HIGH, lane, data[d + ROOM_E_HIGH, lane], data[d + ROOM_E_LOW, lane], constants[E_COST, lane], constants[E_CURVE, lane], mu)
+        _soft(state, s, T_HIGH, lane, data[d + ROOM_T_HIGH, lane], data[d + ROOM_T_LOW, lane], constants[T_COST, lane], constants[T_CURVE, lane], mu)
+        _soft(state, s, V_HIGH, lane, data[d + ROOM_V_HIGH, lane], data[d + ROOM_V_LOW, lane], constants[V_COST, lane], constants[V_CURVE, lane], mu)
         flows[2 * k, lane] = flows[2 * k + 1, lane] = 0.0
     _set(border, 0, B_HIGHEST, lane, 1.0, mu)
     _set(border, 0, B_LOWEST, lane, 1.0, mu)
@@ -87,13 +94,24 @@ def start_lane(data, constants, state, border, flows, lane, mu):
     _set(border, 0, B_TARGET_HIGH, lane, far if above else near, mu)
 
 
+@njit(error_model="numpy")
+def _broken(data, constants, stages, lane):
+    """Whether a lane breaks a soft limit if it rests."""
+    for k in range(stages):
+        d = k * DATA_ROWS
+        for room in (ROOM_E_HIGH, ROOM_E_LOW, ROOM_T_HIGH, ROOM_T_LOW, ROOM_V_HIGH, ROOM_V_LOW):
+            if data[d + room, lane] < 0.0:
+                return True
+    return False
+
+
 @kept_on_disk
 def reopen_now(data, constants, state, lane, mu):
     """Set a lane's rows of the first stage that concern the state alone, which is known there, as `start_lane` does."""
     _set(state, 0, C_TAPER, lane, max(data[ROOM_C, lane], 1.0), mu)
     _set(state, 0, D_TAPER, lane, max(data[ROOM_D, lane], 1.0), mu)
-    _soft(state, 0, E_HIGH, lane, data[ROOM_E_HIGH, lane], data[ROOM_E_LOW, lane], constants[E_COST, lane], mu)
-    _soft(state, 0, T_HIGH, lane, data[ROOM_T_HIGH, lane], data[ROOM_T_LOW, lane], constants[T_COST, lane], mu)
+    _soft(state, 0, E_HIGH, lane, data[ROOM_E_HIGH, lane], data[ROOM_E_LOW, lane], constants[E_COST, lane], constants[E_CURVE, lane], mu)
+    _soft(state, 0, T_HIGH, lane, data[ROOM_T_HIGH, lane], data[ROOM_T_LOW, lane], constants[T_COST, lane], constants[T_CURVE, lane], mu)
 
 
 @njit(error_model="numpy")
@@ -103,10 +121,21 @@ def _set(state, s, r, lane, t, mu):
 
 
 @njit(error_model="numpy")
-def _soft(state, s, high, lane, room_high, room_low, cost, mu):
-    """Rows `high`, `high` + 1 (low) and `high` + 2 (slack) of a soft limit."""
-    z = mu / cost
+def _box(state, s, low, lane, width, mu):
+    """Rows `low` and `low` + 1 (high) of a power; one that hardly may be starts in the middle."""
+    if width <= NARROW:
+        _set(state, s, low, lane, 0.5 * width, mu)
+        _set(state, s, low + 1, lane, 0.5 * width, mu)
+    else:
+        _set(state, s, low, lane, 1.0, mu)
+        _set(state, s, low + 1, lane, max(width, POWER_SLACK), mu)
+
+
+@njit(error_model="numpy")
+def _soft(state, s, high, lane, room_high, room_low, cost, curve, mu):
+    """Rows `high`, `high` + 1 (low) and `high` + 2 (slack) of a soft limit; beyond it, its price is the slack's."""
     beyond = max(-room_high, -room_low, 0.0)
+    z = mu / (cost + curve * beyond)
     _set(state, s, high, lane, max(room_high + beyond, 0.0) + z, mu)
     _set(state, s, high + 1, lane, max(room_low + beyond, 0.0) + z, mu)
     _set(state, s, high + 2, lane, beyond + z, mu)

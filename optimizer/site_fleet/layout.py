@@ -30,7 +30,7 @@ PRICE_UNIT = 0.2
 """EUR/kWh."""
 KELVIN = VOLT = 0.1
 """Scaled units per kelvin and per volt."""
-LEAST_POWER = 1e-6
+LEAST_POWER = 1e-8
 """Scaled bound of a direction without power: an interior point needs an interior. Plans are cut to the true bound."""
 
 # Stage data, one row each.

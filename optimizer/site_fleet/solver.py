@@ -39,7 +39,7 @@ REPORTED_GAP = 2e-4
 """Of the objective, at least of one euro: a larger one is named in the status."""
 REFUSED_GAP = 2e-2
 """From here on a solve is not believed and the next link of the chain tried."""
-REFUSED_GAP_SMALL = 5e-4
+REFUSED_GAP_SMALL = 2e-4
 """The same where trying again costs little."""
 SMALL = 1000
 SMALL_LAST_MU, SMALL_SHRINK, SMALL_NEAR = 1e-7, 0.3, 5e-4
@@ -70,6 +70,8 @@ class _Found:
     both_ways: int = 0
     cut: list[int] = field(default_factory=list)
     """Devices whose limits the solver broke, where that left too large a gap after repair."""
+    stiff: frozenset[str] = frozenset()
+    """Devices whose limits cost more to break: a bound says nothing about plans for which they cost less."""
 
 
 @dataclass(slots=True)
@@ -120,8 +122,9 @@ class SiteFleetSolver:
             self._failed(source, f"gap {_relative_gap(candidate):.1e}", failures)
         if not found:
             raise SolverError("; ".join(failures))
-        best = min(found, key=lambda candidate: candidate.run.objective_eur)
-        bound = max(candidate.bound_eur for candidate in found)
+        # One that is proven before one that is a little cheaper, as where a limit is exceeded within the replay's tolerance.
+        best = min(found, key=lambda candidate: (not self._good_enough(candidate, fleet.count), candidate.run.objective_eur))
+        bound = max(candidate.bound_eur for candidate in found if candidate.stiff == best.stiff)
         return self._finish(grid, fleet, dt_s, soft, best, bound, failures, began_s)
 
     def plan(self, problem: SiteProblem, *, shift_steps: int = 1) -> Plan:
@@ -199,7 +202,7 @@ class SiteFleetSolver:
         )  # fmt: skip
         unkept = _unkept_eur(grid, candidate.run, dt_s, soft) if outcome.slack else 0.0
         candidate.bound_eur, candidate.restricted_eur = bound + unkept, max(bound, restricted) + unkept
-        candidate.outcome, candidate.both_ways = outcome, both
+        candidate.outcome, candidate.both_ways, candidate.stiff = outcome, both, frozenset(self._stiff)
         if not self._good_enough(candidate, fleet.count):
             raw = replay(
                 grid, fleet, dt_s, soft, 1000.0 * (discharge - charge), 1000.0 * outcome.curtail_kw, pool, settings.threads

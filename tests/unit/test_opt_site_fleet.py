@@ -82,6 +82,40 @@ def test_ten_thousand_packs():
         site.advance(plan.energy_wh[:, 0], plan.temperature_c[:, 0], float(plan.import_w[0] - plan.export_w[0]))
 
 
+def stranded(plain, i, n=96):
+    """A pack that may only be charged, above its energy and voltage limits: its optimum is to rest, dearly."""
+    full = 21_794.0
+    return plain(
+        n, device_id=f"stranded-{i}", energy_wh=0.95 * full, capacity_wh=full, energy_min_wh=0.15 * full, energy_max_wh=0.85 * full,
+        charge_max_w=np.full(n, 7199.0), discharge_max_w=np.zeros(n), charge_taper_w=np.full(n, 192_999.0),
+        charge_taper_w_per_wh=np.full(n, 10.3), voltage_v=np.full(n, 640.0), voltage_v_per_wh=np.full(n, 0.00688),
+        voltage_v_per_w=np.full(n, 0.0048), voltage_min_v=632.0, voltage_max_v=773.0,
+    )  # fmt: skip
+
+
+def test_packs_that_can_only_rest_beyond_their_limits_converge(make_device, make_site):
+    price = np.tile([0.1, 0.1, 0.3, 0.3], 24)
+    devices = (*(stranded(make_device, i) for i in range(3)), *(make_device(96, device_id=f"pack-{i}") for i in range(30)))
+    problem = make_site(price, *devices, import_limit_w=np.full(96, 900e3))
+    plan = SiteFleetSolver().solve(problem.grid, stack(devices), DT_S)
+    check_plan(plan, problem.grid, stack(devices))
+    assert plan.source == "cold"
+    assert plan.relative_gap < 5e-5
+    assert (plan.power_w[:3] == 0.0).all()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["peak", "grid", "both", "track", "curtail"])
+def test_a_thousand_stressed_packs(kind):
+    site = scenario(1000, kind=kind, seed=1, extra_steps=1, stressed=True)
+    solver = SiteFleetSolver()
+    for k in range(2):
+        grid, fleet = site.window(k)
+        plan = solver.solve(grid, fleet, DT_S)
+        assert plan.relative_gap < 2e-4, plan.status
+        site.advance(plan.energy_wh[:, 0], plan.temperature_c[:, 0], float(plan.import_w[0] - plan.export_w[0]))
+
+
 def test_any_random_site_with_every_feature(make_random_site):
     for seed in range(6):
         problem = make_random_site(seed, 24, 3)
