@@ -6,10 +6,15 @@
     leading(x), octave(x)                         the power of two at or below x >= 1, and its exponent
     take(array, first), put(array, first, x)      eight neighbours of an array's memory from element `first` on
     columns8(table, rows)                         8 columns, lane l from row rows[l]
+    row8(table, row)                              the same, rows named by a vector of whole numbers held as floats
+    four(list, first)                             4 neighbours of a list (n,) of numbers, lane l's from element first[l] on
+    own(array, row)                               lane l from an array (rows, 8) at its own row and lane
     place8(out, first, step, (x0, ..., x7))       float32: lane l writes x0 ... x7 to out's elements first + l step + (0 ... 7)
     copy16(out, first, table, at)                 float32: 16 elements of table from `at` on, to out's from `first` on
     held(m, lane)                                 a mask's bool in one lane
     on_stack(rows, columns)                       an array of float64 that lives as long as the call; sizes are literals
+    fetch(array, first)                           ask for the cache line of an array's element `first`, which is read later
+    lined_up(array)                               (not compiled) a copy whose rows of 64 bytes are a cache line each
 
 A `row` is a whole number held as a float. Tables are C-contiguous float64 (rows, columns); for lanes they have 4 columns
 (between3, larger4) or 8 (between5, columns8), so that a row is one load. Rows are transposed in registers: gathers of single
@@ -22,16 +27,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
+from numpy.typing import NDArray
 
 from core.lanes import DOUBLE, FAST, INT, LANES, LANES_TYPE, VECTOR, LanesType, MaskType
 
 FLOAT, WORD = ir.FloatType(), ir.IntType(64)
 EXPONENT_BITS, EXPONENT_BIAS = 52, 1023
+LINE_BYTES = 64
+
+
+def lined_up(array: NDArray[Any]) -> NDArray[Any]:
+    """A C-contiguous copy that begins at a cache line: a row of eight float64 is then one line, and no load takes two."""
+    room = np.zeros(array.nbytes + LINE_BYTES, dtype=np.uint8)
+    first = -room.ctypes.data % LINE_BYTES
+    made = room[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    made[...] = array
+    return made
 
 
 def _is_table(array: Any, ndim: int | None = 2) -> bool:
@@ -86,6 +103,24 @@ def _start(context: Any, builder: Any, array_type: Any, array: Any, row: Any) ->
     return builder.gep(made.data, [builder.mul(row, columns)])
 
 
+def _starts(context: Any, builder: Any, array_type: Any, array: Any, rows: Any) -> list[Any]:
+    """Pointers to the first elements of the rows of a vector of integers: multiplied at once, and never negative."""
+    made = make_array(array_type)(context, builder, array)
+    if array_type.ndim == 1:
+        places = rows
+    else:
+        columns = builder.trunc(builder.extract_value(made.shape, 1), INT)
+        places = builder.mul(rows, _alike(builder, columns))
+    return [builder.gep(made.data, [builder.zext(_element(builder, places, lane), WORD)]) for lane in range(LANES)]
+
+
+def _alike(builder: Any, number: Any) -> Any:
+    """An integer in all lanes."""
+    kind = ir.VectorType(INT, LANES)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(INT, 0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * LANES))
+
+
 def _row(builder: Any, start: Any, width: int) -> Any:
     return builder.load(builder.bitcast(start, ir.VectorType(DOUBLE, width).as_pointer()), align=8)
 
@@ -120,8 +155,7 @@ def _between(name: str, wanted: int, width: int) -> Any:
                 at = [[builder.load(builder.gep(p, [ir.Constant(INT, k)])) for p in (low, high)] for k in range(wanted)]
                 return _tuple(context, builder, signature, [_mix(builder, a, b, share_value) for a, b in at])
             rows = []
-            for lane in range(LANES):
-                low = _start(context, builder, table, array, _element(builder, numbers, lane))
+            for lane, low in enumerate(_starts(context, builder, table, array, numbers)):
                 both = [_row(builder, p, width) for p in (low, builder.gep(low, [columns]))]
                 part = _pick(builder, share_value, share_value, [lane] * width)
                 rows.append(_mix(builder, both[0], both[1], part))
@@ -148,15 +182,15 @@ def pair(typing_context: Any, table: Any, row: Any, column: Any) -> Any:
         numbers = _numbers(builder, row_value)
         columns = builder.extract_value(make_array(table)(context, builder, array).shape, 1)
 
-        def two(number: Any) -> list[Any]:
-            low = builder.gep(_start(context, builder, table, array, number), [column_value])
+        def two(start: Any) -> list[Any]:
+            low = builder.gep(start, [column_value])
             return [builder.load(p) for p in (low, builder.gep(low, [columns]))]
 
         if kind is types.float64:
-            return _tuple(context, builder, signature, two(numbers))
+            return _tuple(context, builder, signature, two(_start(context, builder, table, array, numbers)))
         found = [ir.Constant(VECTOR, ir.Undefined)] * 2
-        for lane in range(LANES):
-            read = two(_element(builder, numbers, lane))
+        for lane, start in enumerate(_starts(context, builder, table, array, numbers)):
+            read = two(start)
             found = [builder.insert_element(f, v, ir.Constant(INT, lane)) for f, v in zip(found, read, strict=True)]
         return _tuple(context, builder, signature, found)
 
@@ -174,14 +208,15 @@ def larger4(typing_context: Any, table: Any, one: Any, other: Any) -> Any:
         array, *chosen = values
         numbers = [_numbers(builder, v) for v in chosen]
 
-        def larger(pair_of_rows: list[Any]) -> Any:
-            x, y = (_row(builder, _start(context, builder, table, array, n), 4) for n in pair_of_rows)
+        def larger(starts: Any) -> Any:
+            x, y = (_row(builder, start, 4) for start in starts)
             return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
         if kind is types.float64:
-            row = larger(numbers)
+            row = larger(_start(context, builder, table, array, n) for n in numbers)
             return _tuple(context, builder, signature, [_element(builder, row, k) for k in range(4)])
-        rows = [larger([_element(builder, n, lane) for n in numbers]) for lane in range(LANES)]
+        starts = [_starts(context, builder, table, array, n) for n in numbers]
+        rows = [larger(two) for two in zip(*starts, strict=True)]
         return _tuple(context, builder, signature, _transposed(builder, rows, 4))
 
     return types.UniTuple(kind, 4)(table, one, other), lower
@@ -265,6 +300,55 @@ def columns8(typing_context: Any, table: Any, rows: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def row8(typing_context: Any, table: Any, row: Any) -> Any:
+    """See the module's docstring."""
+    if not _is_table(table) or not isinstance(row, LanesType):
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array, numbers = values[0], _numbers(builder, values[1])
+        read = [
+            _row(builder, _start(context, builder, table, array, _element(builder, numbers, lane)), 8) for lane in range(LANES)
+        ]
+        return _tuple(context, builder, signature, _transposed(builder, read, 8))
+
+    return types.UniTuple(LANES_TYPE, 8)(table, row), lower
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def four(typing_context: Any, numbers: Any, first: Any) -> Any:
+    """See the module's docstring."""
+    if not _is_table(numbers, 1) or not isinstance(first, LanesType):
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array, at = values
+        read = [_row(builder, start, 4) for start in _starts(context, builder, numbers, array, _numbers(builder, at))]
+        return _tuple(context, builder, signature, _transposed(builder, read, 4))
+
+    return types.UniTuple(LANES_TYPE, 4)(numbers, first), lower
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def own(typing_context: Any, array: Any, row: Any) -> Any:
+    """See the module's docstring."""
+    if not _is_table(array) or not isinstance(row, LanesType):
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = make_array(array)(context, builder, values[0]).data
+        first = builder.mul(_numbers(builder, values[1]), ir.Constant(ir.VectorType(INT, LANES), [LANES] * LANES))
+        places = builder.add(first, ir.Constant(ir.VectorType(INT, LANES), list(range(LANES))))
+        found = ir.Constant(VECTOR, ir.Undefined)
+        for lane in range(LANES):
+            value = builder.load(builder.gep(data, [builder.zext(_element(builder, places, lane), WORD)]))
+            found = builder.insert_element(found, value, ir.Constant(INT, lane))
+        return found
+
+    return LANES_TYPE(array, row), lower
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def place8(typing_context: Any, out: Any, first: Any, step: Any, values8: Any) -> Any:
     """See the module's docstring; values8 a tuple of eight."""
     if not isinstance(out, types.Array) or out.dtype != types.float32 or not isinstance(values8, types.UniTuple):
@@ -325,9 +409,28 @@ def on_stack(typing_context: Any, rows: Any, columns: Any) -> Any:
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array = make_array(signature.return_type)(context, builder)
         data = cgutils.alloca_once(builder, DOUBLE, size=shape[0] * shape[1])
+        data.align = LINE_BYTES
         sizes = [ir.Constant(WORD, n) for n in shape]
         strides = [ir.Constant(WORD, 8 * shape[1]), ir.Constant(WORD, 8)]
         context.populate_array(array, data=data, shape=sizes, strides=strides, itemsize=ir.Constant(WORD, 8), meminfo=None)
         return array._getvalue()
 
     return types.Array(types.float64, 2, "C")(rows, columns), lower
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch(typing_context: Any, array: Any, first: Any) -> Any:
+    """See the module's docstring; nothing is read, so that any element may be named."""
+    if not isinstance(array, types.Array) or not isinstance(first, types.Integer):
+        return None
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        line = builder.gep(make_array(array)(context, builder, values[0]).data, [values[1]])
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, INT, INT, INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To be read; to be kept; data.
+        builder.call(function, [builder.bitcast(line, pointer), *(ir.Constant(INT, k) for k in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, first), lower

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from core.battery.cells import BY_TEMPERATURE
 from core.battery.ecm import SOC_POINTS, advance, compiled_lean
-from core.lane_tables import columns8, copy16, held, pair, place8, put, take
+from core.lane_tables import columns8, copy16, fetch, lined_up, pair, place8, put, take
 from core.lanes import LANES, anywhere, least, less, load, magnitude, most, store, where, whole
 from envs import kernel
 from envs import variants as at
 from envs.features import Features
 from envs.layout import OBSERVATION_BOUND
-from envs.projection import searched, within_sure_bounds
+from envs.waiting import BLOCKS_AHEAD, BLOCKS_AT_ONCE, project_blocks
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,29 +29,25 @@ CHUNK = 16
 """Floats that are copied at a time: rows of the observation's table are filled up to whole chunks."""
 DEGREES = BY_TEMPERATURE.shape[1]
 """Rows of a cell's table over temperature."""
-CIRCUIT, OUTPUT, PUT_WISH, PUT_AMBIENT, ANCHORS, DESK_ROWS = 0, 4, 9, 10, 11, 32
-"""Rows of a thread's scratch (DESK_ROWS, 8): 4 of state, 5 of output, wish, ambient, 2 anchors with 17 of the condition."""
-BLOCKS_AT_ONCE, WAITING_COLUMNS = 32, 26
-"""Blocks whose packs are projected before they are stepped, and what is kept of a pack that must be searched for."""
-WAITING_ROWS = BLOCKS_AT_ONCE * LANES + 1
-"""All that can wait, and a row of scratch."""
+CIRCUIT, OUTPUT, DESK_ROWS = 0, 4, 9
+"""Rows of a thread's scratch (DESK_ROWS, 8): 4 of state, 5 of output."""
 
 
 def settled_at(features: Features) -> FloatArray:
     """What a step is settled with, by row: buy, sell, mean, spread, load, PV, ambient, month begins; shape (N, 8)."""
-    return np.ascontiguousarray(features.economics[:, [0, 1, 2, 3, 4, 5, 8, 9]])
+    return lined_up(features.economics[:, [0, 1, 2, 3, 4, 5, 8, 9]])
 
 
 def known_before(features: Features) -> FloatArray:
     """What an observation shows beside its row: load, PV, their forecasts and ambient of the row before, fee, spread; (N, 8)."""
     now, before = features.economics, features.economics[np.maximum(np.arange(len(features.economics)) - 1, 0)]
     columns = [before[:, 4], before[:, 5], before[:, 6], before[:, 7], before[:, 8], now[:, 0] - now[:, 1], now[:, 3], now[:, 3]]
-    return np.ascontiguousarray(np.stack(columns, axis=1))
+    return lined_up(np.stack(columns, axis=1))
 
 
 def in_chunks(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """The table of rows, each filled up to whole chunks."""
-    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, -rows.shape[1] % CHUNK))))
+    return lined_up(np.pad(rows, ((0, 0), (0, -rows.shape[1] % CHUNK))))
 
 
 @compiled_lean
@@ -151,6 +147,26 @@ def observe_block(
 
 
 @compiled_lean
+def all_finite(actions: NDArray[np.float32]) -> bool:
+    """Whether all of actions (M, P) are numbers."""
+    for e in range(actions.shape[0]):
+        for p in range(actions.shape[1]):
+            if not np.isfinite(actions[e, p]):
+                return False
+    return True
+
+
+@compiled_lean
+def ask_ahead(b: int, count: int, clocks: IntArray, before: FloatArray, rows: NDArray[np.float32]) -> None:
+    """Have the memory bring what block b will be observed with after its step, as envs.waiting.ask_ahead."""
+    for e in range(b * LANES, min((b + 1) * LANES, count)):
+        after = clocks[kernel.ROW, e] + 1
+        fetch(before, after * before.shape[1])
+        for k in range(0, rows.shape[1], CHUNK):
+            fetch(rows, after * rows.shape[1] + k)
+
+
+@compiled_lean
 def _energy_share(table: FloatArray, cell: float, soc: float) -> float:
     """Stored energy over that of a full pack; table (4 x 101, 1)."""
     position = soc * (SOC_POINTS - 1.0)
@@ -158,102 +174,6 @@ def _energy_share(table: FloatArray, cell: float, soc: float) -> float:
     low, high = pair(table, cell * float(SOC_POINTS) + k, 0)
     share: float = low + (position - k) * (high - low)
     return share
-
-
-@compiled_lean
-def _put_off(e: int, lane: int, desk: FloatArray, waiting: FloatArray) -> None:
-    """Note what the search for environment e's pack needs, waiting (WAITING_COLUMNS,), from a block's scratch."""
-    waiting[0], waiting[1], waiting[2] = e, desk[PUT_WISH, lane], desk[PUT_AMBIENT, lane]
-    for k in range(4):
-        waiting[3 + k] = desk[CIRCUIT + k, lane]
-    for k in range(19):
-        waiting[7 + k] = desk[ANCHORS + k, lane]
-
-
-@compiled_lean
-def _search_all(
-    count: int,
-    p: int,
-    clocks: IntArray,
-    pack: FloatArray,
-    cell_by_soc: FloatArray,
-    cell_by_temperature: FloatArray,
-    dt_s: float,
-    waiting: FloatArray,
-    found: FloatArray,
-    pack_results: FloatArray,
-) -> None:
-    """Search for the packs p that wait, one after the other: much faster than each between its neighbours' other work."""
-    for k in range(count):
-        own = waiting[k]
-        e = int(own[0])
-        row = pack[clocks[kernel.VARIANT, e], p]
-        cell = int(row[3])
-        # fmt: off
-        pack_results[p, kernel.APPLIED, e] = searched(own[1], own[3:7], own[2], row, cell_by_soc[cell], cell_by_temperature[cell],
-                                                      dt_s, own[7:9], found, own[9:26])
-        # fmt: on
-
-
-@compiled_lean
-def _project_blocks(
-    b_first: int,
-    b_last: int,
-    count: int,
-    actions: NDArray[np.float32],
-    clocks: IntArray,
-    accounts: FloatArray,
-    state: FloatArray,
-    own: FloatArray,
-    pack: FloatArray,
-    spans: FloatArray,
-    by_soc: FloatArray,
-    by_temperature: FloatArray,
-    cell_by_soc: FloatArray,
-    cell_by_temperature: FloatArray,
-    settled: FloatArray,
-    dt_s: float,
-    pack_results: FloatArray,
-    desk: FloatArray,
-    at_row: IntArray,
-    waiting: FloatArray,
-) -> None:
-    """Wishes of all packs of some blocks and what of them their own bounds allow, into pack_results."""
-    m = accounts.shape[1]
-    circuit, wish = desk[CIRCUIT : CIRCUIT + 4], desk[PUT_WISH]
-    anchors, condition = desk[ANCHORS : ANCHORS + 2], desk[ANCHORS + 2 : ANCHORS + 19]
-    for p in range(own.shape[1]):
-        held_back = 0
-        for b in range(b_first, b_last):
-            e_first = b * LANES
-            base = p * 4 * m + e_first
-            for lane in range(LANES):
-                e = min(e_first + lane, count - 1)
-                at_row[lane] = clocks[kernel.ROW, e]
-                wish[lane] = actions[e, p]
-            _0, _1, _2, _3, _4, _5, ambient, _6 = columns8(settled, at_row)
-            ambient = ambient + take(accounts, kernel.OFFSET * m + e_first)
-            for k in range(4):
-                store(circuit, k, take(state, base + k * m))
-            wished = least(most(load(desk, PUT_WISH), -1.0), 1.0)
-            wished = wished * where(less(0.0, wished), load(own[b, p], 27), load(own[b, p], 26))
-            # fmt: off
-            made, unknown = within_sure_bounds(wished, circuit, ambient, own[b, p], own[b, p, 11:26], spans, by_soc,
-                                               by_temperature, dt_s, anchors, condition)
-            # fmt: on
-            put(pack_results, base + kernel.WISHED * m, wished)
-            put(pack_results, base + kernel.APPLIED * m, made)
-            if anywhere(unknown):
-                store(desk, PUT_WISH, wished)
-                store(desk, PUT_AMBIENT, ambient)
-                for lane in range(min(LANES, count - e_first)):
-                    if held(unknown, lane):
-                        _put_off(e_first + lane, lane, desk, waiting[held_back])
-                        held_back += 1
-        # fmt: off
-        _search_all(held_back, p, clocks, pack, cell_by_soc, cell_by_temperature, dt_s, waiting, waiting[waiting.shape[0] - 1, :6]
-                    .reshape(2, 3), pack_results)
-        # fmt: on
 
 
 @compiled_lean
@@ -324,6 +244,8 @@ def step_blocks(
     shown: NDArray[np.float32],
     energy_share: FloatArray,
     spans: FloatArray,
+    ways: FloatArray,
+    ocv_ways: FloatArray,
     by_soc: FloatArray,
     by_temperature: FloatArray,
     cell_by_soc: FloatArray,
@@ -356,25 +278,28 @@ def step_blocks(
     final_accounts: FloatArray,
     desk: FloatArray,
     at_row: IntArray,
-    waiting: FloatArray,
-) -> None:
+    queries: FloatArray,
+    owners: IntArray,
+) -> bool:
     """Step blocks b_first to b_last (exclusive) of `count` environments; actions (count, P) in [-1, 1], 1 = discharge at rated
-    power.
+    power. Whether any episode ended.
 
     Arrays of environments have M >= count columns, a multiple of eight: clocks (3, M), accounts (5, M), state (P, 4, M), results
-    (8, M), pack_results (P, 4, M). desk (DESK_ROWS, 8), at_row (8,) and waiting
-    (WAITING_ROWS, WAITING_COLUMNS) are a thread's scratch.
+    (8, M), pack_results (P, 4, M). desk (DESK_ROWS, 8), at_row (8,), queries and owners (envs.waiting) are a thread's scratch.
     """
     packs, m = own.shape[1], accounts.shape[1]
     hours = dt_s / 3600.0
     circuit, output = desk[CIRCUIT : CIRCUIT + 4], desk[OUTPUT : OUTPUT + 5]
+    any_ended = False
     for b in range(b_first, b_last):
         e_first = b * LANES
         if (b - b_first) % BLOCKS_AT_ONCE == 0:
             # fmt: off
-            _project_blocks(b, min(b + BLOCKS_AT_ONCE, b_last), count, actions, clocks, accounts, state, own, pack, spans, by_soc,
-                            by_temperature, cell_by_soc, cell_by_temperature, settled, dt_s, pack_results, desk, at_row, waiting)
+            project_blocks(b, min(b + BLOCKS_AT_ONCE, b_last), count, actions, clocks, accounts, state, own, pack, spans, ways,
+                           ocv_ways, by_soc, by_temperature, cell_by_soc, cell_by_temperature, settled, dt_s, pack_results,
+                           circuit, at_row, queries, owners)
             # fmt: on
+        ask_ahead(b + BLOCKS_AHEAD, count, clocks, before, rows)
         for lane in range(LANES):
             at_row[lane] = clocks[kernel.ROW, min(e_first + lane, count - 1)]
         buy, sell, mean, spread, load_w, pv_w, ambient, month = columns8(settled, at_row)
@@ -430,6 +355,7 @@ def step_blocks(
             clocks[kernel.LEFT, e] -= 1
             truncated[e] = clocks[kernel.LEFT, e] <= 0
             ended = ended or truncated[e]
+        any_ended = any_ended or ended
         # fmt: off
         observe_block(b, count, clocks, accounts, state, own_site, own, row_width, rows, before, load_ahead, pv_ahead, marginal,
                       marginal_soc, observation, at_row)
@@ -446,3 +372,4 @@ def step_blocks(
             observe_block(b, count, clocks, accounts, state, own_site, own, row_width, rows, before, load_ahead, pv_ahead,
                           marginal, marginal_soc, observation, at_row)
         # fmt: on
+    return any_ended

@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.battery.cells import BY_SOC, BY_TEMPERATURE, LANES_BY_SOC, LANES_BY_TEMPERATURE
+from core.battery.reach_lanes import OCV_WAYS, SPANS, WAYS
 from core.errors import InputError, nearest
+from core.lane_tables import lined_up
 from core.lanes import LANES
 from envs import block, kernel
 from envs.config import EnvConfig
 from envs.data import Part
 from envs.features import Marginal, make_features
 from envs.layout import Layout
-from envs.projection import SPANS
+from envs.projection import QUERY_ROWS
 from envs.variants import PEAK_FIRST, draw_variants
+from envs.waiting import QUERIES
 
 FloatArray = NDArray[np.float64]
 OPTIONS = ("start", "row", "variant", "soc_pct", "temperature_c", "ambient_offset_k", "peak_w", "steps")
@@ -53,10 +56,10 @@ class Engine:
         columns = LANES * (blocks + 1 - blocks % 2)
         self.stream = np.zeros(columns, dtype=np.uint64)
         self._clocks = np.zeros((3, columns), dtype=np.int64)
-        self._accounts, self._final_accounts = np.zeros((5, columns)), np.zeros((5, columns))
-        self._state = np.zeros((self.packs, 4, columns))
-        self._own_site = np.zeros((columns // LANES, self.variants.site.shape[1], LANES))
-        self._own = np.zeros((columns // LANES, self.packs, block.OWN_COLUMNS, LANES))
+        self._accounts, self._final_accounts = zeros((5, columns)), zeros((5, columns))
+        self._state = zeros((self.packs, 4, columns))
+        self._own_site = zeros((columns // LANES, self.variants.site.shape[1], LANES))
+        self._own = zeros((columns // LANES, self.packs, block.OWN_COLUMNS, LANES))
         self._settled, self._before = block.settled_at(self.features), block.known_before(self.features)
         self._rows = block.in_chunks(self.features.rows)
         self._energy_share = np.ascontiguousarray(self.variants.energy_share.reshape(-1, 1))
@@ -66,10 +69,11 @@ class Engine:
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         edges = np.linspace(0, blocks, threads + 1).astype(int).tolist()
         self._shares = list(itertools.pairwise(edges))
-        self._desks = [np.zeros((block.DESK_ROWS, LANES)) for _ in self._shares]
+        self._desks = [zeros((block.DESK_ROWS, LANES)) for _ in self._shares]
         self._at_rows = [np.zeros(LANES, dtype=np.int64) for _ in self._shares]
-        waiting = [np.zeros((block.WAITING_ROWS, block.WAITING_COLUMNS)) for _ in self._shares]
-        self._work = list(zip(self._shares, self._desks, self._at_rows, waiting, strict=True))
+        queries = [zeros((QUERIES, QUERY_ROWS, LANES)) for _ in self._shares]
+        owners = [np.zeros(QUERIES * LANES, dtype=np.int64) for _ in self._shares]
+        self._work = list(zip(self._shares, self._desks, self._at_rows, queries, owners, strict=True))
         self._fixed = [self._arguments(buffers) for buffers in self.both_buffers]
 
     @property
@@ -116,7 +120,7 @@ class Engine:
 
     def step(self, actions: NDArray[np.float32]) -> _Buffers:
         """One step; actions (M, P) in [-1, 1]. InputError when one is no number."""
-        if not np.isfinite(actions.sum(dtype=np.float64)):
+        if not block.all_finite(actions):
             at = np.argwhere(~np.isfinite(actions))[0]
             raise InputError(source=f"environment {at[0]}", field=f"action of pack {at[1]}", value=actions[tuple(at)],
                              expected="a number from -1 to 1")  # fmt: skip
@@ -129,10 +133,12 @@ class Engine:
                 for share, *scratch in self._work[1:]
             ]
         share, *scratch = self._work[0]
-        block.step_blocks(*share, count, actions, *fixed, *scratch)
+        ended = block.step_blocks(*share, count, actions, *fixed, *scratch)
         for other in others:
-            other.result()
-        return self.buffers
+            ended |= other.result()
+        buffers = self.buffers
+        buffers.ended = ended
+        return buffers
 
     def _arguments(self, b: _Buffers) -> tuple[Any, ...]:
         """What block.step_blocks is given at each step that writes into these buffers."""
@@ -140,7 +146,8 @@ class Engine:
         # fmt: off
         return (
             self.stream, self._clocks, self._accounts, self._state, self._own_site, self._own, v.site, v.pack, v.shown,
-            self._energy_share, SPANS, LANES_BY_SOC, LANES_BY_TEMPERATURE, BY_SOC, BY_TEMPERATURE, f.rows.shape[1], self._rows,
+            self._energy_share, SPANS, WAYS, OCV_WAYS, LANES_BY_SOC, LANES_BY_TEMPERATURE, BY_SOC, BY_TEMPERATURE,
+            f.rows.shape[1], self._rows,
             self._settled, self._before, f.economics, f.load_ahead_w, f.pv_ahead_w, f.marginal, f.marginal_soc, f.first, f.last,
             c.episode_steps or 0, *c.ambient_offset_k, self.dt_s, self.substeps, c.projection_cost, c.potential, self.autoreset,
             b.all_observation, b.final_observation, b.all_reward, b.all_truncated, b.all_results, b.all_pack_results,
@@ -228,15 +235,22 @@ class _Buffers:
     def __init__(self, count: int, columns: int, width: int, packs: int) -> None:
         self.all_observation = np.zeros((columns, width), dtype=np.float32)
         self.final_observation = np.zeros((count, width), dtype=np.float32)
-        self.all_reward = np.zeros(columns)
+        self.all_reward = zeros(columns)
         self.all_truncated = np.zeros(columns, dtype=np.bool_)
         self.terminated = np.zeros(count, dtype=np.bool_)
-        self.all_results = np.zeros((len(kernel.RESULTS), columns))
-        self.all_pack_results = np.zeros((packs, len(kernel.PACK_RESULTS), columns))
+        self.all_results = zeros((len(kernel.RESULTS), columns))
+        self.all_pack_results = zeros((packs, len(kernel.PACK_RESULTS), columns))
+        self.ended = False
+        """Whether any is truncated."""
         self.observation, self.reward = self.all_observation[:count], self.all_reward[:count]
         self.truncated = self.all_truncated[:count]
         self.results = self.all_results.T[:count]
         self.pack_results = self.all_pack_results.transpose(2, 0, 1)[:count]
+
+
+def zeros(shape: int | tuple[int, ...]) -> FloatArray:
+    """Zeros that begin at a cache line."""
+    return lined_up(np.zeros(shape))
 
 
 def _numbers(options: Mapping[str, Any], name: str, low: float, high: float, shape: tuple[int, ...]) -> FloatArray:

@@ -4,8 +4,9 @@ The bound of a step (core.battery.condition, core.limits) rests on the largest r
 largest current, and finding that reach is a search. Larger resistances only make a bound smaller. So one evaluation with
 resistances over a reach that is surely too long gives a bound that is surely not too large: a wish within it is within the true
 bound; and where what decides it has nothing to do with resistance, it is the true bound (`within_sure_bounds`, eight lanes at
-once). Else the search is made, pack by pack and on the wish's side only; on both only where heat decides (`searched`). The answer
-is the same to rounding (tests/unit/test_env_projection.py). Not here: any limit of its own.
+once). Else the search is made, for eight packs and on the wish's side only (`searched`); on both only where heat decides
+(`by_both_sides`, pack by pack). The answer is the same to rounding (tests/unit/test_env_projection.py). Not here: any limit of
+its own; which packs are searched for together (envs.waiting).
 """
 
 from __future__ import annotations
@@ -13,39 +14,32 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.battery.cells import BY_SOC
 from core.battery.condition import CELL_TEMPERATURE_SPREAD, CELL_VOLTAGE_SPREAD_V, true_condition
 from core.battery.ecm import COLDEST_C, SOC_POINTS, WARMEST_C, compiled_lean
 from core.battery.reach import PARTS, REACH_MARGIN
-from core.battery.reach import side as reached
-from core.lane_tables import between3, between5, larger4, leading, octave
+from core.battery.reach_lanes import largest, sides
+from core.lane_tables import between3, between5
 from core.lanes import both, either, least, less, load, magnitude, most, opposite, store, where, whole
 from core.limits import Bound, bound_of_side
 from envs import variants as at
 
 FloatArray = NDArray[np.float64]
-LEVELS = 7
-"""2^6 = 64 points and more: two spans of a level cover any stretch of 101 points."""
 DISCHARGE_GUESS = 1.3
 """A discharge's largest current over rated power by the voltage before it; checked, not believed."""
 SEARCH_SLACK = 1.0 - 6.0 / PARTS
 """core.battery.reach's search may end this much beyond the current that it looks for: up to two parts, with room to spare."""
-TEMPERATURE = int(Bound.TEMPERATURE)
+TEMPERATURE = float(Bound.TEMPERATURE)
 
 
-def _spans() -> FloatArray:
-    """Largest r0, r1, lag (at points) and OCV slope (of the piece after a point) over 2^level points; shape (4 x 7 x 101, 4)."""
-    table = np.zeros((len(BY_SOC), LEVELS, SOC_POINTS, 4))
-    table[:, 0, :, :3] = BY_SOC[:, :, 2:5]
-    table[:, 0, :-1, 3] = np.maximum(0.0, np.diff(BY_SOC[:, :, 0], axis=1)) * (SOC_POINTS - 1)
-    for level in range(1, LEVELS):
-        half = 1 << (level - 1)
-        table[:, level] = table[:, level - 1]
-        table[:, level, :-half] = np.maximum(table[:, level - 1, :-half], table[:, level - 1, half:])
-    return table.reshape(-1, 4)
+WISH, COLDEST, SOC, ANCHORS, CONDITION, LIMITS, RATINGS, CONSTANTS, QUERY_ROWS = 0, 1, 2, 3, 5, 22, 37, 41, 47
+"""What a search needs of eight packs, by row: wish (W), coldest temperature of the step, SoC (0-1), 2 anchors, 17 of the
+condition, 15 limits, 4 ratings, and of the circuit what `_constant` names. Shape (QUERY_ROWS, 8)."""
 
 
-SPANS: FloatArray = _spans()
+@compiled_lean
+def _constant(k: int) -> int:
+    """Column of envs.variants in row CONSTANTS + k: cells, scale, cell, lag scale, what of v1 builds up, what of lag stays."""
+    return k + 1 if k < 3 else (10 if k == 3 else at.V1_BUILT + k - 4)
 
 
 @compiled_lean
@@ -54,9 +48,7 @@ def _largest(spans: FloatArray, cell: float, low: float, high: float) -> tuple[f
     grid = SOC_POINTS - 1.0
     first = whole(least(most(low, 0.0), 1.0) * grid)
     last = least(whole(least(most(high, 0.0), 1.0) * grid) + 1.0, grid)
-    points = last - first + 1.0
-    begin = (cell * float(LEVELS) + octave(points)) * float(SOC_POINTS)
-    found: tuple[float, float, float, float] = larger4(spans, begin + first, begin + last - leading(points) + 1.0)
+    found: tuple[float, float, float, float] = largest(spans, cell, first, last - first + 1.0)
     return found
 
 
@@ -71,14 +63,14 @@ def within_sure_bounds(
     by_soc: FloatArray,
     by_temperature: FloatArray,
     dt_s: float,
-    anchors: FloatArray,
-    condition: FloatArray,
+    query: FloatArray,
 ) -> tuple[float, bool]:
     """Eight wishes (W, discharge positive) within their bounds, and the mask of those for which only the search can say.
 
-    state (4, 8), own (PACK_COLUMNS, 8) of envs.variants and of it limits (15, 8); anchors (2, 8) and condition (17, 8) are
-    written, but for the condition's resistances and slope only as bounds: the search begins with them.
+    state (4, 8), own (PACK_COLUMNS, 8) of envs.variants and of it limits (15, 8). Of query (QUERY_ROWS, 8) the rows before LIMITS
+    are written, in the condition bounds in place of resistances, slope and gain of heat.
     """
+    condition = query[CONDITION:LIMITS]
     charging = less(wish_w, 0.0)
     size = magnitude(wish_w)
     soc, v1_v, lag, temperature_c = load(state, 0), load(state, 1), load(state, 2), load(state, 3)
@@ -148,8 +140,11 @@ def within_sure_bounds(
     store(condition, 14, spare_d)
     store(condition, 15, slope / 100.0)
     store(condition, 16, ohm)
-    store(anchors, 0, surface)
-    store(anchors, 1, settled)
+    store(query, WISH, wish_w)
+    store(query, COLDEST, least_c)
+    store(query, SOC, soc)
+    store(query, ANCHORS, surface)
+    store(query, ANCHORS + 1, settled)
     power, code = bound_of_side(limits, condition, dt_s, charging)
     # A wish for nothing is always granted.
     fits = either(both(sure, opposite(less(power, size))), opposite(less(0.0, size)))
@@ -157,7 +152,9 @@ def within_sure_bounds(
     # current times a voltage that no resistance moves, also current (1), C-rate (2), SoC (4) and cycle depth (8).
     of_power = either(less(code, 0.5), either(_is(code, 5.0), _is(code, 7.0)))
     of_charge = both(charging, either(either(_is(code, 1.0), _is(code, 2.0)), either(_is(code, 4.0), _is(code, 8.0))))
-    known = both(sure, either(of_power, of_charge))
+    # A bound of nothing comes of currents that no resistance lifts above it.
+    nothing = both(less(1.0, usual_v), opposite(less(0.0, power)))
+    known = either(nothing, both(sure, either(of_power, of_charge)))
     bounded = where(charging, -power, power)
     return where(fits, wish_w, bounded), opposite(either(fits, known))
 
@@ -169,7 +166,50 @@ def _is(code: float, number: float) -> bool:
 
 
 @compiled_lean
+def put_off(lane: int, found: FloatArray, own: FloatArray, slot: int, query: FloatArray) -> None:
+    """Copy what a search needs of a lane (found as `within_sure_bounds` left it, own as there) into lane `slot` of query."""
+    for k in range(LIMITS):
+        query[k, slot] = found[k, lane]
+    for k in range(CONSTANTS - LIMITS):
+        query[LIMITS + k, slot] = own[11 + k, lane]
+    for k in range(QUERY_ROWS - CONSTANTS):
+        query[CONSTANTS + k, slot] = own[_constant(k), lane]
+
+
+@compiled_lean
 def searched(
+    query: FloatArray, spans: FloatArray, ways: FloatArray, ocv_ways: FloatArray, by_temperature: FloatArray, dt_s: float
+) -> tuple[float, bool]:
+    """Eight wishes (W) within their bounds by the search, and the mask of those that heat decides: for `by_both_sides`.
+
+    query (QUERY_ROWS, 8): the condition's resistances and slope are written. Tables of core.battery.reach_lanes and
+    core.battery.cells.LANES_BY_TEMPERATURE.
+    """
+    condition, limits = query[CONDITION:LIMITS], query[LIMITS:RATINGS]
+    wish_w = load(query, WISH)
+    charging = less(wish_w, 0.0)
+    spare_v = where(charging, load(condition, 13), load(condition, 14))
+    rated_w = where(charging, load(query, RATINGS), load(query, RATINGS + 1))
+    window_v = where(charging, load(query, RATINGS + 3), load(query, RATINGS + 2))
+    # fmt: off
+    slope, ohm, _full = sides(
+        charging, rated_w, load(condition, 6), spare_v, window_v, load(condition, 9), load(query, CONSTANTS),
+        load(query, CONSTANTS + 1), load(query, CONSTANTS + 2), load(query, CONSTANTS + 3), spans, ways, ocv_ways, by_temperature,
+        load(query, SOC), load(query, COLDEST), dt_s, load(query, CONSTANTS + 4), 1.0 - load(query, CONSTANTS + 5),
+        load(query, ANCHORS), load(query, ANCHORS + 1),
+    )
+    # fmt: on
+    store(condition, 7, slope)
+    store(condition, 8, ohm)
+    store(condition, 15, slope)
+    store(condition, 16, ohm)
+    power, code = bound_of_side(limits, condition, dt_s, charging)
+    beyond = less(power, magnitude(wish_w))
+    return where(beyond, where(charging, -power, power), wish_w), both(beyond, _is(code, TEMPERATURE))
+
+
+@compiled_lean
+def by_both_sides(
     wish_w: float,
     state: FloatArray,
     ambient_c: float,
@@ -177,32 +217,18 @@ def searched(
     by_soc: FloatArray,
     by_temperature: FloatArray,
     dt_s: float,
-    anchors: FloatArray,
-    found: FloatArray,
-    condition: FloatArray,
+    scratch: FloatArray,
 ) -> float:
-    """One wish (W) within its bound by the search; anchors (2,) and condition (17,) as `within_sure_bounds` left them.
+    """One wish (W) within its bound, whose gain of heat comes from a search on both sides.
 
-    state (4,), row (PACK_COLUMNS,) of envs.variants, tables of the pack's cell; found (2, 3) is scratch.
+    state (4,), row (PACK_COLUMNS,) of envs.variants, tables of the pack's cell; scratch (25,).
     """
-    charging = wish_w < 0.0
-    side = 0 if charging else 1
-    sign = -1.0 if charging else 1.0
-    size = sign * wish_w
-    temperature_c = state[3]
-    least_c = min(temperature_c, ambient_c + (temperature_c - ambient_c) * row[at.HEAT_KEPT])
+    anchors, found, condition = scratch[0:2], scratch[2:8].reshape(2, 3), scratch[8:25]
     # fmt: off
-    reached(sign * row[26 + side], condition[6], condition[13 + side], row[29 - side], row[0:11], by_soc, by_temperature,
-            state[0], least_c, dt_s, row[at.V1_BUILT], 1.0 - row[at.LAG_KEPT], 1.0, anchors, found[0])
-    condition[7] = condition[15] = found[0, 0]
-    condition[8] = condition[16] = found[0, 1]
-    power, code = bound_of_side(row[11:26], condition, dt_s, charging)
-    if size <= power:
-        return wish_w
-    if code != TEMPERATURE:
-        return float(sign * power)
     true_condition(state, ambient_c, row[at.CELL_HIGH], row[at.CELL_LOW], row[26:30], row[0:11], by_soc, by_temperature, dt_s,
                    anchors, found, condition)
     # fmt: on
-    power, code = bound_of_side(row[11:26], condition, dt_s, charging)
-    return float(sign * min(size, power))
+    charging = wish_w < 0.0
+    power, _code = bound_of_side(row[11:26], condition, dt_s, charging)
+    size = min(abs(wish_w), power)
+    return float(-size if charging else size)

@@ -76,7 +76,7 @@ class _Vector(VectorEnv[Arrays, Arrays, NDArray[Any]]):  # type: ignore[misc]
         own = np.copy if self.copy else np.asarray
         info = _by_name(np.copy(made.results), np.copy(made.pack_results)) if self.copy else dict(self._views[self.engine.turn])
         truncated = own(made.truncated)
-        if truncated.any():
+        if made.ended:
             info["final_obs"], info["_final_obs"] = own(made.final_observation), truncated
             totals = self.engine.final_accounts
             info["episode"] = {"r": totals[:, kernel.RETURN].copy(), "l": totals[:, kernel.LENGTH].astype(np.int64)}

@@ -17,6 +17,7 @@ from core.battery.fit_record import FittedCell
 from core.battery.fitted import FITTED
 from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError
+from core.lane_tables import lined_up
 
 FloatArray = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ BY_TEMPERATURE: FloatArray = np.stack([temperature_table(cell.fit) for cell in C
 def _for_lanes(tables: FloatArray, columns: int) -> FloatArray:
     """All cells' rows below one another, filled up with columns of zeros: core.lane_tables reads whole rows."""
     rows = tables.reshape(-1, tables.shape[-1])
-    return np.ascontiguousarray(np.pad(rows, ((0, 0), (0, columns - rows.shape[1]))))
+    return lined_up(np.pad(rows, ((0, 0), (0, columns - rows.shape[1]))))
 
 
 LANES_BY_SOC: FloatArray = _for_lanes(BY_SOC, 8)

@@ -21,7 +21,7 @@ REACH_MARGIN = 1.01
 """A step is taken to move the SoC by this much more than its largest current would."""
 PARTS = 4096
 """The current is found to a part of this many of the largest imaginable one: the next part is surely out of reach."""
-_ESTIMATES = 6
+ESTIMATES = 6
 """Secants before what is left is halved; some three are needed."""
 
 
@@ -182,4 +182,4 @@ def side(
         turn += 1
         bend = missed_low - missed_high
         ahead = part + missed_low / bend if bend > 0.0 else -1.0
-        part = (low + high) // 2 if turn > _ESTIMATES or not low <= ahead < high else int(ahead)
+        part = (low + high) // 2 if turn > ESTIMATES or not low <= ahead < high else int(ahead)

@@ -6,6 +6,7 @@ import pytest
 from core.battery.cells import BY_SOC, BY_TEMPERATURE, LANES_BY_SOC, LANES_BY_TEMPERATURE
 from core.battery.condition import true_condition
 from core.battery.ecm import compiled_lean
+from core.battery.reach_lanes import OCV_WAYS, SPANS, WAYS
 from core.devices import Chemistry
 from core.lanes import LANES, load, store, where
 from core.limits import power_bounds_kernel
@@ -14,7 +15,7 @@ from envs import variants as at
 from envs.config import EnvConfig
 from envs.data import whole
 from envs.engine import Engine
-from envs.projection import SPANS, searched, within_sure_bounds
+from envs.projection import QUERY_ROWS, WISH, by_both_sides, put_off, searched, within_sure_bounds
 from envs.sample import sample_year
 
 WIDE = {
@@ -42,20 +43,25 @@ def by_core(wish_w, state, ambient_c, row, dt_s):
 
 
 @compiled_lean
-def project_eight(wishes, states, ambients, rows, dt_s, spans, by_soc, by_temperature, anchors, condition, out):
-    """Eight packs in lanes: out (2, 8), the power and whether only the search can say."""
+def project_eight(wishes, states, ambients, rows, dt_s, spans, ways, ocv_ways, by_soc, by_temperature, here, query, out):
+    """Eight packs in lanes: out (4, 8), the power, whether only the search can say, what it says, whether heat decides."""
     made, unknown = within_sure_bounds(load(wishes, 0), states, load(ambients, 0), rows, rows[11:26], spans, by_soc,
-                                       by_temperature, dt_s, anchors, condition)  # fmt: skip
+                                       by_temperature, dt_s, here)  # fmt: skip
+    for lane in range(LANES):
+        put_off(lane, here, rows, LANES - 1 - lane, query)
+    searching, hot = searched(query, spans, ways, ocv_ways, by_temperature, dt_s)
     store(out, 0, made)
     store(out, 1, where(unknown, 1.0, 0.0))
+    store(out, 2, searching)
+    store(out, 3, where(hot, 1.0, 0.0))
 
 
 @pytest.mark.parametrize("dt_s", [60.0, 300.0, 900.0, 3600.0])
 def test_the_projection_is_the_bound_of_core(dt_s):
     made = engine(1000, dt_s, episode_steps=100)
     rng = np.random.default_rng(1)
-    cut = searches = 0
-    anchors, condition, out, found = np.empty((2, LANES)), np.empty((17, LANES)), np.empty((2, LANES)), np.empty((2, 3))
+    cut = searches = heat = 0
+    here, query, out = np.empty((QUERY_ROWS, LANES)), np.empty((QUERY_ROWS, LANES)), np.empty((4, LANES))
     for _ in range(12):
         made.step(rng.uniform(-1, 1, (1000, 1)).astype(np.float32))
         for first in range(0, 1000, LANES):
@@ -65,17 +71,22 @@ def test_the_projection_is_the_bound_of_core(dt_s):
             states[:, 3] += rng.choice([0.0, 1.0], LANES) * rng.normal(0, 15, LANES)
             wishes, ambients = rng.normal(0, 1.2, LANES) * rows[:, 27], rng.uniform(-20, 40, LANES)
             project_eight(wishes[None], np.ascontiguousarray(states.T), ambients[None], np.ascontiguousarray(rows.T), dt_s, SPANS,
-                          LANES_BY_SOC, LANES_BY_TEMPERATURE, anchors, condition, out)  # fmt: skip
+                          WAYS, OCV_WAYS, LANES_BY_SOC, LANES_BY_TEMPERATURE, here, query, out)  # fmt: skip
             for lane in range(LANES):
                 got, wish, state, row = out[0, lane], wishes[lane], states[lane].copy(), rows[lane].copy()
                 if out[1, lane]:
                     searches += 1
-                    got = searched(wish, state, ambients[lane], row, BY_SOC[int(row[3])], BY_TEMPERATURE[int(row[3])], dt_s,
-                                   anchors[:, lane].copy(), found, condition[:, lane].copy())  # fmt: skip
+                    got = out[2, LANES - 1 - lane]
+                    assert query[WISH, LANES - 1 - lane] == wish
+                if out[1, lane] and out[3, LANES - 1 - lane]:
+                    heat += 1
+                    got = by_both_sides(wish, state, ambients[lane], row, BY_SOC[int(row[3])], BY_TEMPERATURE[int(row[3])], dt_s,
+                                        np.empty(25))  # fmt: skip
                 assert got == pytest.approx(by_core(wish, state, ambients[lane], row, dt_s), rel=1e-9, abs=1e-6)
                 cut += got != wish
     assert 1000 < cut < 11_000
     assert 500 < searches < 11_500, "both ways were gone"
+    assert heat > 20
 
 
 @pytest.mark.parametrize("chemistry", list(Chemistry))

@@ -9,14 +9,19 @@ from core.lane_tables import (
     between5,
     columns8,
     copy16,
+    fetch,
+    four,
     held,
     larger4,
     leading,
+    lined_up,
     octave,
     on_stack,
+    own,
     pair,
     place8,
     put,
+    row8,
     take,
 )
 from core.lanes import LANES, anywhere, both, either, less, load, magnitude, most, opposite, root, store, where, whole
@@ -110,3 +115,33 @@ def test_batches():
     np.testing.assert_allclose(memory[3:11], before[10:18] + np.maximum(table[rows, 0], 0.0))
     assert total == 110.0
     assert (first, last) == (table[rows[0], 1] < 0, table[rows[7], 1] < 0)
+
+
+@njit(error_model="numpy")
+def _each_its_own(at, wide, numbers, out):
+    row = load(at, 0)
+    fetch(wide, 10**6)
+    for k, column in enumerate(row8(wide, row)):
+        store(out, k, column)
+    for k, number in enumerate(four(numbers, row)):
+        store(out, 8 + k, number)
+    store(out, 12, own(wide, row))
+
+
+def test_each_lane_reads_at_its_own_place():
+    wide, numbers, at = RNG.normal(size=(30, 8)), RNG.normal(size=33), RNG.integers(0, 30, (1, LANES))
+    out = np.empty((13, LANES))
+    _each_its_own(at.astype(float), wide, numbers, out)
+    np.testing.assert_array_equal(out[:8], wide[at[0]].T)
+    np.testing.assert_array_equal(out[8:12], numbers[at[0] + np.arange(4)[:, None]])
+    np.testing.assert_array_equal(out[12], wide[at[0], np.arange(LANES)])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_lined_up_is_a_copy_at_a_cache_line(dtype):
+    given = RNG.normal(size=(7, 5)).astype(dtype)
+    made = lined_up(given.T)
+    np.testing.assert_array_equal(made, given.T)
+    assert made.dtype == dtype
+    assert made.ctypes.data % 64 == 0
+    assert made.flags.c_contiguous
