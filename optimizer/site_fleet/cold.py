@@ -19,17 +19,14 @@ from optimizer.site_fleet.layout import (
     B_TARGET_HIGH,
     B_TARGET_LOW,
     BOTTOM,
-    C_HIGH,
     C_LOW,
     C_TAPER,
-    D_HIGH,
     D_LOW,
     D_TAPER,
     DATA_ROWS,
     DEPTH,
     DEPTH_COST,
     E_COST,
-    E_CURVE,
     E_HIGH,
     FREE_E,
     HIGHEST,
@@ -46,13 +43,11 @@ from optimizer.site_fleet.layout import (
     ROOM_V_LOW,
     STATE_ROWS,
     T_COST,
-    T_CURVE,
     T_HIGH,
     TARGET,
     TARGET_COST,
     TOP,
     V_COST,
-    V_CURVE,
     V_HIGH,
 )  # fmt: skip
 
@@ -79,9 +74,9 @@ def start_lane(data, constants, state, border, flows, lane, mu):
         _set(state, s, D_TAPER, lane, max(data[d + ROOM_D, lane], 1.0), mu)
         _set(state, s, TOP, lane, max(top - data[d + FREE_E, lane], 1.0), mu)
         _set(state, s, BOTTOM, lane, max(data[d + FREE_E, lane] - low, 1.0), mu)
-        _soft(state, s, E_HIGH, lane, data[d + ROOM_E_HIGH, lane], data[d + ROOM_E_LOW, lane], constants[E_COST, lane], constants[E_CURVE, lane], mu)
-        _soft(state, s, T_HIGH, lane, data[d + ROOM_T_HIGH, lane], data[d + ROOM_T_LOW, lane], constants[T_COST, lane], constants[T_CURVE, lane], mu)
-        _soft(state, s, V_HIGH, lane, data[d + ROOM_V_HIGH, lane], data[d + ROOM_V_LOW, lane], constants[V_COST, lane], constants[V_CURVE, lane], mu)
+        _soft(data, constants, state, s, d, E_HIGH, ROOM_E_HIGH, E_COST, lane, mu)
+        _soft(data, constants, state, s, d, T_HIGH, ROOM_T_HIGH, T_COST, lane, mu)
+        _soft(data, constants, state, s, d, V_HIGH, ROOM_V_HIGH, V_COST, lane, mu)
         flows[2 * k, lane] = flows[2 * k + 1, lane] = 0.0
     _set(border, 0, B_HIGHEST, lane, 1.0, mu)
     _set(border, 0, B_LOWEST, lane, 1.0, mu)
@@ -110,8 +105,8 @@ def reopen_now(data, constants, state, lane, mu):
     """Set a lane's rows of the first stage that concern the state alone, which is known there, as `start_lane` does."""
     _set(state, 0, C_TAPER, lane, max(data[ROOM_C, lane], 1.0), mu)
     _set(state, 0, D_TAPER, lane, max(data[ROOM_D, lane], 1.0), mu)
-    _soft(state, 0, E_HIGH, lane, data[ROOM_E_HIGH, lane], data[ROOM_E_LOW, lane], constants[E_COST, lane], constants[E_CURVE, lane], mu)
-    _soft(state, 0, T_HIGH, lane, data[ROOM_T_HIGH, lane], data[ROOM_T_LOW, lane], constants[T_COST, lane], constants[T_CURVE, lane], mu)
+    _soft(data, constants, state, 0, 0, E_HIGH, ROOM_E_HIGH, E_COST, lane, mu)
+    _soft(data, constants, state, 0, 0, T_HIGH, ROOM_T_HIGH, T_COST, lane, mu)
 
 
 @njit(error_model="numpy")
@@ -132,10 +127,13 @@ def _box(state, s, low, lane, width, mu):
 
 
 @njit(error_model="numpy")
-def _soft(state, s, high, lane, room_high, room_low, cost, curve, mu):
-    """Rows `high`, `high` + 1 (low) and `high` + 2 (slack) of a soft limit; beyond it, its price is the slack's."""
+def _soft(data, constants, state, s, d, high, room, cost, lane, mu):
+    """Rows `high`, `high` + 1 (low) and `high` + 2 (slack) of a soft limit whose rooms lie in rows `room` and the next, cost and
+    curvature of its slack in rows `cost` and the next; beyond the limit, its price is the slack's.
+    """
+    room_high, room_low = data[d + room, lane], data[d + room + 1, lane]
     beyond = max(-room_high, -room_low, 0.0)
-    z = mu / (cost + curve * beyond)
+    z = mu / (constants[cost, lane] + constants[cost + 1, lane] * beyond)
     _set(state, s, high, lane, max(room_high + beyond, 0.0) + z, mu)
     _set(state, s, high + 1, lane, max(room_low + beyond, 0.0) + z, mu)
     _set(state, s, high + 2, lane, beyond + z, mu)

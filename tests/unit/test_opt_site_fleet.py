@@ -86,8 +86,9 @@ def stranded(plain, i, n=96):
     """A pack that may only be charged, above its energy and voltage limits: its optimum is to rest, dearly."""
     full = 21_794.0
     return plain(
-        n, device_id=f"stranded-{i}", energy_wh=0.95 * full, capacity_wh=full, energy_min_wh=0.15 * full, energy_max_wh=0.85 * full,
-        charge_max_w=np.full(n, 7199.0), discharge_max_w=np.zeros(n), charge_taper_w=np.full(n, 192_999.0),
+        n, device_id=f"stranded-{i}", energy_wh=0.95 * full, capacity_wh=full, energy_min_wh=0.15 * full,
+        energy_max_wh=0.85 * full, charge_max_w=np.full(n, 7199.0), discharge_max_w=np.zeros(n),
+        charge_taper_w=np.full(n, 192_999.0),
         charge_taper_w_per_wh=np.full(n, 10.3), voltage_v=np.full(n, 640.0), voltage_v_per_wh=np.full(n, 0.00688),
         voltage_v_per_w=np.full(n, 0.0048), voltage_min_v=632.0, voltage_max_v=773.0,
     )  # fmt: skip
