@@ -1,4 +1,4 @@
-"""An RL actor: observation vector of each pack -> action in [-1, 1] -> share of rated power.
+"""An RL actor: observation vector of each pack, or of a site's packs together -> action in [-1, 1] -> share of rated power.
 
 The vector is the environment's; `ObservationLayout` is all that this module knows of it. Not here: how it is made (given by
 whoever builds the policy), training (PPO, SAC).
@@ -31,12 +31,17 @@ class ObservationLayout(Protocol):
         ...
 
     @property
+    def packs(self) -> int:
+        """How many one vector shows; the network has an output for each."""
+        ...
+
+    @property
     def size(self) -> int:
-        """Numbers in the vector of one pack."""
+        """Numbers in a vector."""
         ...
 
     def vectors(self, observation: Observation) -> NDArray[np.float64]:
-        """One row a device, in the observation's order, (devices, size).
+        """Packs in the observation's order, `packs` of them a row, (devices / packs, size).
 
         Raises PolicyUnableError when something that it needs is missing.
         """
@@ -54,9 +59,9 @@ class Actor:
         if said.layout != layout.version:
             raise ArtefactError(f"{where}: layout: got {said.layout!r}, expected {layout.version!r}")
         self.network = artefact.network("actor")
-        if self.network.inputs != layout.size or self.network.outputs != 1:
+        if self.network.inputs != layout.size or self.network.outputs != layout.packs:
             got = (self.network.inputs, self.network.outputs)
-            raise ArtefactError(f"{where}: shape of actor: got {got}, expected ({layout.size}, 1)")
+            raise ArtefactError(f"{where}: shape of actor: got {got}, expected ({layout.size}, {layout.packs})")
         squash = said.parameters.get("squash", "clip")
         if squash not in SQUASHES:
             raise ArtefactError(f"{where}: parameters.squash: got {squash!r}, expected one of {', '.join(SQUASHES)}")
@@ -67,9 +72,9 @@ class Actor:
         """In [-1, 1], discharge positive, one a device; raises PolicyUnableError when the vector or the action is not finite."""
         check_chemistries(self.artefact, observation)
         vectors = self.layout.vectors(observation)
-        if vectors.shape != (len(observation.devices), self.layout.size) or not np.isfinite(vectors).all():
+        if vectors.shape != (len(observation.devices) // self.layout.packs, self.layout.size) or not np.isfinite(vectors).all():
             raise PolicyUnableError(f"observation vector: shape {vectors.shape}, or a number that is not finite")
-        found = self.network(vectors)[:, 0].astype(np.float64)
+        found = self.network(vectors).reshape(-1).astype(np.float64)
         if not np.isfinite(found).all():
             raise PolicyUnableError("the actor gave a number that is not finite")
         return np.tanh(found) if self._tanh else np.clip(found, -1.0, 1.0)

@@ -1,16 +1,17 @@
-"""What an actor that was trained in envs sees of each pack of a live site: the environment's own code on what the stores know.
+"""What an actor that was trained in envs sees of a live site: the environment's own code on what the stores know.
 
-An actor's artefact says `layout` LAYOUT, and in `parameters`: `environment` (an envs.config.EnvConfig of one pack), `dt_s`,
-`timezone` (default as in envs.data), `squash` (see policies.learned.actor). Each pack is shown its share of the site, by rated
-power: load, PV, limits and peak of that share, so that a pack among others sees what it was trained on alone. Not here: where
-each field lies (envs.layout), its value (envs.features, envs.kernel).
+An actor's artefact says `layout` LAYOUT, and in `parameters`: `environment` (an envs.config.EnvConfig), `dt_s`, `timezone`
+(default as in envs.data), `squash` (see policies.learned.actor). One that was trained on one pack is shown each pack with its
+share of the site, by rated power: load, PV, limits and peak of that share, so that a pack among others sees what it was trained
+on alone. One that was trained on several is shown the site as a whole, where it has as many packs, of the chemistries trained on,
+in that order. Not here: where each field lies (envs.layout), its value (envs.features, envs.kernel).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +58,6 @@ def layout_of(artefact: Artefact) -> PackLayout:
         config = EnvConfig.of(environment, f"{where}: parameters.environment")
     except InputError as error:
         raise ArtefactError(str(error)) from None
-    if len(config.packs) != 1:
-        raise ArtefactError(f"{where}: parameters.environment.packs: got {len(config.packs)}, expected one, shown pack by pack")
     return PackLayout(config, float(dt_s), str(given.get("timezone", "Europe/Amsterdam")))
 
 
@@ -76,14 +75,20 @@ class PackLayout:
         return LAYOUT
 
     @property
+    def packs(self) -> int:
+        """How many one vector shows."""
+        return len(self.config.packs)
+
+    @property
     def size(self) -> int:
-        """Numbers in the vector of one pack."""
-        return Layout(1, self.config.forecast_hours, 0, self.config.load_forecast_hours).size
+        """Numbers in a vector."""
+        return Layout(self.packs, self.config.forecast_hours, 0, self.config.load_forecast_hours).size
 
     def vectors(self, observation: Observation) -> FloatArray:
-        """One row a device, (devices, size).
+        """One row a device, (devices, size); of several packs one row, (1, size), packs in the observation's order.
 
-        Raises PolicyUnableError when the interval is not the step of training, or prices of the 8 days before are not there.
+        Raises PolicyUnableError when the interval is not the step of training, prices of the 8 days before are not there, or the
+        packs are others than those of training in number or chemistry.
         """
         if observation.interval_s != self.dt_s:
             raise PolicyUnableError(f"the actor decides steps of {self.dt_s:g} s; the interval has {observation.interval_s} s")
@@ -94,11 +99,23 @@ class PackLayout:
             raise PolicyUnableError(
                 f"the actor needs prices of {HISTORY_DAYS} days before and load, PV around now: {error}"
             ) from None
-        rated = [_rated_w(device) for device in observation.devices]
-        found = np.empty((len(rated), self.size), dtype=np.float32)
-        for k, device in enumerate(observation.devices):
-            self._observe(observation, device, rated[k] / sum(rated), features, row, found[k])
+        together = self._together(observation.devices)
+        whole_w = sum(_rated_w(device) for device in observation.devices)
+        found = np.empty((len(together), self.size), dtype=np.float32)
+        for k, devices in enumerate(together):
+            self._observe(observation, devices, sum(_rated_w(device) for device in devices) / whole_w, features, row, found[k])
         return found.astype(np.float64)
+
+    def _together(self, devices: Sequence[DeviceConfig]) -> list[Sequence[DeviceConfig]]:
+        """Which packs a vector shows. PolicyUnableError where the actor was trained on several, and these are others."""
+        if self.packs == 1:
+            return [(device,) for device in devices]
+        trained = [pack.chemistry for pack in self.config.packs]
+        if len(devices) != self.packs or any(d.chemistry not in known for d, known in zip(devices, trained, strict=True)):
+            expected = ", ".join("/".join(chemistry.value for chemistry in known) for known in trained)
+            got = ", ".join(f"{device.device_id} {device.chemistry.value}" for device in devices)
+            raise PolicyUnableError(f"the actor decides packs of {expected}, in this order; the site has {got}")
+        return [devices]
 
     def _features(self, observation: Observation, row: int) -> Features:
         """Tables over the past and two days, of which `row` is the interval that is decided."""
@@ -136,29 +153,38 @@ class PackLayout:
         return 0.0 if errors is None or not len(errors) else float(errors.values[-1])
 
     def _observe(
-        self, observation: Observation, device: DeviceConfig, share: float, features: Features, row: int, out: NDArray[np.float32]
+        self,
+        observation: Observation,
+        devices: Sequence[DeviceConfig],
+        share: float,
+        features: Features,
+        row: int,
+        out: NDArray[np.float32],
     ) -> None:
-        state, grid = observation.states[device.device_id], observation.site.grid
-        rated_w = _rated_w(device)
-        site, pack = np.zeros((1, at.SITE_COLUMNS)), np.zeros((1, 1, at.PACK_COLUMNS))
+        """Packs that have this share of the site; out (size,)."""
+        grid, count = observation.site.grid, len(devices)
+        rated_w = sum(_rated_w(device) for device in devices)
+        site, pack, shown = np.zeros((1, at.SITE_COLUMNS)), np.zeros((1, count, at.PACK_COLUMNS)), []
         site[0, at.IMPORT_LIMIT], site[0, at.EXPORT_LIMIT] = share * grid.import_limit_w, share * grid.export_limit_w
         site[0, at.RATED], site[0, at.LOAD_FACTOR], site[0, at.PV_FACTOR] = rated_w, share, share
         site[0, at.PEAK_PRICE] = grid.peak_price_eur_per_kw
-        replacement = observation.site.pack(device.device_id).replacement_eur_per_kwh
-        pack[0, 0, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, replacement)
-        hours = device.nominal_energy_wh / device.max_discharge_power_w
-        shown: Any = [
-            (state.soh_pct - 80.0) / 20.0,
-            *(float(device.chemistry is chemistry) for chemistry in Chemistry),
-            min(hours / 4.0, 10.0),
-            device.max_discharge_power_w / rated_w,
-        ]
+        circuit = np.zeros((1, count, 4))
+        for p, device in enumerate(devices):
+            state = observation.states[device.device_id]
+            replacement = observation.site.pack(device.device_id).replacement_eur_per_kwh
+            pack[0, p, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, replacement)
+            circuit[0, p, 0], circuit[0, p, 3] = state.soc_pct / 100.0, state.temperature_c
+            hours = device.nominal_energy_wh / device.max_discharge_power_w
+            shown.append([
+                (state.soh_pct - 80.0) / 20.0,
+                *(float(device.chemistry is chemistry) for chemistry in Chemistry),
+                min(hours / 4.0, 10.0),
+                device.max_discharge_power_w / rated_w,
+            ])  # fmt: skip
         clocks, accounts = np.zeros((1, 3), dtype=np.int64), np.zeros((1, 5))
         clocks[0, kernel.ROW], accounts[0, kernel.PEAK] = row, share * observation.peak_incurred_w
-        circuit = np.zeros((1, 1, 4))
-        circuit[0, 0, 0], circuit[0, 0, 3] = state.soc_pct / 100.0, state.temperature_c
         kernel.observe(
-            0, clocks, accounts, circuit, site, pack, np.array([[shown]], dtype=np.float32), features.rows, features.economics,
+            0, clocks, accounts, circuit, site, pack, np.array([shown], dtype=np.float32), features.rows, features.economics,
             features.load_ahead_w, features.pv_ahead_w, features.marginal, features.marginal_soc, out,
         )  # fmt: skip
 

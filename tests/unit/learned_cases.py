@@ -88,6 +88,7 @@ class SmallLayout:
     """Three numbers a pack."""
 
     version = "small/1"
+    packs = 1
     size = 3
 
     def vectors(self, observation):
