@@ -72,7 +72,7 @@ class Validator:
         """Let it act on every stretch."""
         engine = self.batch.engine
         observation, _ = self.batch.reset(seed=0, options=self.options)
-        stored = self._stored_kwh()
+        stored = self.stored_kwh()
         totals = np.zeros(len(self.rows))
         wear, projected = 0.0, 0.0
         for _ in range(self.steps):
@@ -81,7 +81,7 @@ class Validator:
             wear += float(made.results[:, WEAR_COST].sum())
             projected += float(made.results[:, PROJECTED].mean())
             observation = made.observation
-        totals += (self._stored_kwh() - stored) * self._mean_price()
+        totals += (self.stored_kwh() - stored) * self._mean_price()
         installed = float(engine.variants.site[self.sites, at.SCALE].sum())
         years = self.steps * engine.dt_s / 3600.0 / HOURS_PER_YEAR
         return Score(
@@ -104,7 +104,7 @@ class Validator:
             self._foresight = max(self.score(act).eur_per_kwh_year for act in plans)
         return self._foresight
 
-    def _stored_kwh(self) -> FloatArray:
+    def stored_kwh(self) -> FloatArray:
         """Energy in each environment's packs, (M,)."""
         engine = self.batch.engine
         site = engine.clocks[:, VARIANT]
