@@ -21,6 +21,7 @@ clean_environment()
 
 
 from benchmarks.policies_hot import hot_plant  # noqa: E402
+from benchmarks.policies_peak import COLUMNS as PEAK_COLUMNS  # noqa: E402
 from benchmarks.policies_peak import peak_tariff  # noqa: E402
 from benchmarks.policies_rules import one_cycle, threshold  # noqa: E402
 from benchmarks.policies_series import five_minute_prices  # noqa: E402
@@ -184,7 +185,7 @@ def main() -> None:
             five_minute(market, split_by_dates(market, [date.fromisoformat(edge) for edge in edges]), table)
         tables.append(table)
     if options.peak:
-        table = Table("Unforecast load under a peak tariff, published prices", COLUMNS)
+        table = Table("Unforecast load under a peak tariff, published prices", PEAK_COLUMNS)
         peak_tariff(published_task(options.peak), table)
         tables.append(table)
     if options.hot:

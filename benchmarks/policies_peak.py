@@ -1,246 +1,253 @@
-"""Load that nobody forecasts under a peak tariff: a site of 100 kW, a store of 100 kW / 200 kWh, 10 EUR per kW and month.
+"""Load that nobody forecasts under a peak tariff (policies_peak_plant, policies_peak_load): MPC, MPC set by hand, HYBRID.
 
-Load: a profile of working days and weekends, AR(1) noise (12 %, 3 h), and vehicles that come without notice: one begins with
-probability 1/40 an hour by day (6 to 20 h, working days) and 1/250 else, 60 to 140 kW for 1 to 3 hours. A step's price and load
-are seen when it begins, prices of later ones as published; loads of later ones are expected as the mean of the same hour on the
-last days plus 0.5^k of the latest error. The MPC plans 24 h on that, exactly, over stored energy and the month's peak so far; its
-margin on expected loads is the one that cost least on the validation year. HYBRID adds the learned value of energy and peak: the
-mean of perfect foresight given what is known. Percent are of what perfect foresight saves against an idle store.
+Sites of one model whose loads have nothing to do with one another, with the same prices; sums over them. A step's price and
+load are seen when it begins, prices of later ones as published. The MPC plans 24 h, exactly, over stored energy and the month's
+peak so far, on expected loads. By hand it gets a peak that it does not try to get below, a rent on what its store lacks by day,
+a margin on loads; those that earned most on the validation year. HYBRID plans over what is learned on the training years: how the
+load moves from state to state (Chain), and so what energy and peak are worth where the published prices end: the mean cost of the
+rest of the month. Percent are of what perfect foresight saves against idle stores. Blocks of the interval are months: the tariff
+bills them.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 from benchmarks.common import Table, progress
-from policies.learned.layout import calendar
-from policies.learned.network import Mlp
-from training.value_config import FitSettings
+from benchmarks.policies_peak_load import STATES, Chain, IntArray, count_chain, expected, site_load, usual_of_days
+from benchmarks.policies_peak_plant import LEFT_OVER, FloatArray, chained, closed, final, foresight, operate, plan
 from training.value_data import Rows, ValueTask
-from training.value_fit import fit_network
-from training.value_market import look_ahead, trailing
+from training.value_market import PUBLISHED_HOUR, look_ahead
 from training.value_network import GATE_LEVEL
-from training.value_score import Run, compare
+from training.value_score import Difference, Run, compare
 
-RATED_KW, CAPACITY_KWH, ETA, WEAR, PEAK_EUR_PER_KW = 100.0, 200.0, 0.95, 0.005, 10.0
-SOCS, PEAKS, TOP_KW, LEVELS = 21, 25, 480.0, 8
-MARGINS_KW, SHARES = (0.0, 10.0, 20.0, 40.0, 60.0), (0.25, 0.5, 0.75, 1.0)
-AHEAD = 24
-
-
-@njit(cache=True)
-def _after(soc: float, level: int) -> tuple[float, float]:
-    """(soc after, kW taken from the meter) of a level in [-LEVELS, LEVELS], charge positive."""
-    kw = RATED_KW * level / LEVELS
-    if kw > 0:
-        kw = min(kw, (1.0 - soc) * CAPACITY_KWH / ETA)
-        return soc + kw * ETA / CAPACITY_KWH, kw
-    kw = -min(-kw, soc * CAPACITY_KWH * ETA)
-    return soc + kw / ETA / CAPACITY_KWH, kw
+SITES = 5
+AHEAD, WEEK, LATER = 24, 168, 48
+"""Hours that the MPC plans; of a week; beyond a month's end that its worth is counted to."""
+DAYS_BEYOND = 60
+SHARES = (0.25, 0.5, 0.75, 1.0)
+UNTRAINED_DAYS = 28
+LEFTS, TARGETS_KW, RENTS, MARGINS_KW = (0.5, 0.7, 0.9), (0.0, 160.0, 180.0, 200.0, 220.0), (0.0, 0.005, 0.01, 0.015), (0.0, 10.0)
+COLUMNS = (
+    "market, period", "policy", "% of perfect foresight", "less MPC set by hand: points [95 %]", "months won / lost", "EUR",
+)  # fmt: skip
 
 
-@njit(cache=True)
-def _at(table: np.ndarray, soc: float, peak: float) -> float:
-    x, y = soc * (SOCS - 1), min(peak / TOP_KW, 1.0) * (PEAKS - 1)
-    i, j = min(int(x), SOCS - 2), min(int(y), PEAKS - 2)
-    a, b = x - i, y - j
-    low = (1 - a) * table[i, j] + a * table[i + 1, j]
-    return (1 - b) * low + b * ((1 - a) * table[i, j + 1] + a * table[i + 1, j + 1])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Prices, loads and what is known of them; hours from a midnight on."""
+
+    price: FloatArray
+    price_ahead: FloatArray
+    """(T, AHEAD)."""
+    load: FloatArray
+    month_ends: NDArray[np.bool_]
+    work: IntArray
+    """1 on working days; some days more than there is data."""
+    usual: FloatArray
+
+    def prices_seen(self, hours: IntArray, until: int) -> FloatArray:
+        """Published before `until`; later ones are taken from weeks before."""
+        back = np.where(hours < until, 0, -((until - 1 - hours) // WEEK))
+        return self.price[np.minimum(hours - back * WEEK, len(self.price) - 1)]
+
+    def ends(self, hours: IntArray) -> NDArray[np.bool_]:
+        """Which hours end a month; beyond the data none."""
+        return np.where(hours < len(self.price), self.month_ends[np.minimum(hours, len(self.price) - 1)], False)
 
 
-@njit(cache=True)
-def _best(price: float, load: float, table: np.ndarray, soc: float, peak: float) -> tuple[float, int]:
-    best, chosen = 1e300, 0
-    for k in range(2 * LEVELS + 1):
-        level = (k + 1) // 2 * (1 if k % 2 else -1)
-        s, kw = _after(soc, level)
-        cost = (load + kw) * price + WEAR * max(-kw, 0.0) + _at(table, s, max(peak, load + kw))
-        if cost < best - 1e-9:
-            best, chosen = cost, level
-    return best, chosen
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByHand:
+    """What the MPC is told."""
+
+    left: float = 0.5
+    """Of the latest error, an hour later."""
+    target_kw: float = 0.0
+    rent: float = 0.0
+    """EUR for each kWh that is lacking and hour, 6 to 20 h of working days."""
+    margin_kw: float = 0.0
 
 
-@njit(cache=True)
-def _back(price: float, load: float, table: np.ndarray, out: np.ndarray) -> None:
-    for i in range(SOCS):
-        for j in range(PEAKS):
-            out[i, j] = _best(price, load, table, i / (SOCS - 1.0), TOP_KW * j / (PEAKS - 1.0))[0]
+def mpc(site: Site, rows: Rows, how: ByHand) -> FloatArray:
+    """The MPC's tables."""
+    hours = np.arange(*rows)
+    by_day = (site.work[hours // 24] == 1) & (hours % 24 >= 6) & (hours % 24 < 20)
+    loads = expected(site.load, site.usual, site.work, rows, AHEAD, how.left) + how.margin_kw
+    ends = site.month_ends[rows[0] : rows[1]]
+    return np.asarray(plan(site.price_ahead[rows[0] : rows[1]], loads, ends, how.target_kw, np.where(by_day, how.rent, 0.0)))
 
 
-@njit(cache=True)
-def _final(energy_eur_per_kwh: float) -> np.ndarray:
-    table = np.empty((SOCS, PEAKS))
-    for i in range(SOCS):
-        for j in range(PEAKS):
-            table[i, j] = PEAK_EUR_PER_KW * TOP_KW * j / (PEAKS - 1.0) - energy_eur_per_kwh * CAPACITY_KWH * i / (SOCS - 1.0)
-    return table
-
-
-@njit(cache=True)
-def _closed(table: np.ndarray, month_ends: bool) -> np.ndarray:
-    """Where a month ends its peak is paid and the next begins at none."""
-    if not month_ends:
-        return table
-    out = np.empty_like(table)
-    for j in range(PEAKS):
-        out[:, j] = table[:, 0] + PEAK_EUR_PER_KW * TOP_KW * j / (PEAKS - 1.0)
+def learned(site: Site, rows: Rows, chain_at: Callable[[int], Chain], *, whole_month: bool = True) -> FloatArray:
+    """Tables by the chain that is known at an hour; without `whole_month` they end with the published prices, as a plan does."""
+    out = np.zeros((rows[1] - rows[0], *final(0.0, 0.0).shape))
+    first = rows[0] // 24 - 1
+    for day in range(first, -(-rows[1] // 24)):
+        now, until = 24 * day + PUBLISHED_HOUR, 24 * (day + 2)
+        passed = (day - first) % 7
+        if passed == 0:
+            chain = chain_at(now)
+            rest = _rest_of_month(site, chain, until) if whole_month else None
+        hours = np.arange(now + 1, until)
+        price = site.prices_seen(hours, until)
+        last = rest[passed] if rest is not None else _final(price)
+        tables = _chained(site, chain, hours, price, last, 1)
+        for k in range(24):
+            t = now + k
+            if rows[0] <= t < rows[1]:
+                table = tables[k, chain.state(site.load[t], site.work[t // 24], np.int64(t % 24))]
+                out[t - rows[0]] = closed(table, 0.0) if site.month_ends[t] else table
     return out
 
 
-@njit(cache=True)
-def foresight(price: np.ndarray, load: np.ndarray, month_ends: np.ndarray) -> np.ndarray:
-    """Cost to go AFTER each hour, (T, SOCS, PEAKS), EUR; all known."""
-    out = np.zeros((len(price), SOCS, PEAKS))
-    after = _final(0.0)
-    for t in range(len(price) - 1, -1, -1):
-        out[t] = _closed(after, month_ends[t]) if t < len(price) - 1 else after
-        before = np.empty((SOCS, PEAKS))
-        _back(price[t], load[t], out[t], before)
-        after = before
-    return out
+def _rest_of_month(site: Site, chain: Chain, until: int) -> FloatArray:
+    """The mean cost to go at each midnight from `until` on, for a week or more, (days, STATES, SOCS, PEAKS)."""
+    ends = until + WEEK + np.flatnonzero(site.ends(np.arange(until + WEEK, until + 24 * DAYS_BEYOND)))
+    stop = (ends[0] if len(ends) else until + WEEK) + LATER
+    hours = np.arange(until, until + -(-(stop - until) // 24) * 24)
+    price = site.prices_seen(hours, until)
+    return _chained(site, chain, hours, price, _final(price[:WEEK]), 24)
 
 
-@njit(cache=True)
-def plan(price_ahead: np.ndarray, load_ahead: np.ndarray, month_ends: np.ndarray, margin: float) -> np.ndarray:
-    """The MPC's tables from expected prices and loads (T, AHEAD)."""
-    total = len(price_ahead)
-    out = np.zeros((total, SOCS, PEAKS))
-    for t in range(total):
-        steps = min(AHEAD, total - 1 - t)
-        after = _final(0.9 * price_ahead[t].mean() if steps == AHEAD else 0.0)
-        for k in range(steps - 1, -1, -1):
-            if month_ends[t + 1 + k]:
-                after = _closed(after, True)
-            before = np.empty((SOCS, PEAKS))
-            _back(price_ahead[t, k], load_ahead[t, k] + margin, after, before)
-            after = before
-        out[t] = _closed(after, month_ends[t]) if t < total - 1 else after
-    return out
+def _final(price: FloatArray) -> FloatArray:
+    return np.repeat(final(LEFT_OVER * float(price.mean()), 0.0)[None], STATES, axis=0)
 
 
-@njit(cache=True)
-def operate(price: np.ndarray, load: np.ndarray, month_ends: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """EUR saved against an idle store at each hour (peaks paid when they rise), kWh stored; both (T,)."""
-    saved, stored = np.zeros(len(price)), np.zeros(len(price))
-    soc, peak, idle = 0.5, 0.0, 0.0
-    for t in range(len(price)):
-        level = _best(price[t], load[t], tables[t], soc, peak)[1]
-        soc, kw = _after(soc, level)
-        bought = load[t] + kw
-        saved[t] = -kw * price[t] - WEAR * max(-kw, 0.0)
-        saved[t] -= PEAK_EUR_PER_KW * (max(bought - peak, 0.0) - max(load[t] - idle, 0.0))
-        peak, idle = max(peak, bought), max(idle, load[t])
-        stored[t] = soc * CAPACITY_KWH
-        if month_ends[t]:
-            peak, idle = 0.0, 0.0
-    return saved, stored
+def _chained(site: Site, chain: Chain, hours: IntArray, price: FloatArray, last: FloatArray, every: int) -> FloatArray:
+    kind, hour = site.work[hours // 24], hours % 24
+    load = chain.usual_kw[kind, hour][:, None] + chain.above_kw[kind, hour]
+    return np.asarray(chained(price, load, chain.moves[kind, hour], site.ends(hours), last, every))
 
 
-def site_load(hours: np.ndarray, weekday: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The model above, kW, (T,)."""
-    g = np.random.default_rng(seed)
-    work = weekday < 5
-    profile = np.where(work, 70 + 60 * np.exp(-(((hours - 13) / 4.5) ** 2)), 65 + 15 * np.exp(-(((hours - 15) / 5) ** 2)))
-    noise, left = np.zeros(len(hours)), np.exp(-1 / 3)
-    draws = g.normal(size=len(hours))
-    for t in range(1, len(hours)):
-        noise[t] = left * noise[t - 1] + 0.12 * np.sqrt(1 - left**2) * draws[t]
-    load = profile * (1 + noise)
-    begins = g.random(len(hours)) < np.where(work & (hours >= 6) & (hours < 20), 1 / 40, 1 / 250)
-    for t in np.flatnonzero(begins).tolist():
-        load[t : t + int(g.integers(1, 4))] += g.uniform(60, 140)
-    return np.clip(load, 20, TOP_KW - RATED_KW)
+def run(site: Site, rows: Rows, tables: FloatArray) -> Run:
+    part = slice(*rows)
+    saved, stored = operate(site.price[part], site.load[part], site.month_ends[part], tables)
+    return Run(earned_eur=saved, stored_kwh=stored)
+
+
+def total(runs: Iterable[Run]) -> Run:
+    """Of several sites."""
+    all_of_them = list(runs)
+    return Run(
+        earned_eur=np.sum([one.earned_eur for one in all_of_them], axis=0),
+        stored_kwh=np.sum([one.stored_kwh for one in all_of_them], axis=0),
+    )
+
+
+def months(site: Site, rows: Rows) -> IntArray:
+    """Where the months of a period begin, and its end."""
+    return np.concatenate([[0], np.flatnonzero(site.month_ends[rows[0] : rows[1] - 1]) + 1, [rows[1] - rows[0]]])
+
+
+def by_hand(earned: Callable[[ByHand], float]) -> ByHand:
+    """The best settings, one after another, then the target once more."""
+    best = ByHand()
+    for name, values in (
+        ("left", LEFTS), ("target_kw", TARGETS_KW), ("rent", RENTS), ("target_kw", TARGETS_KW), ("margin_kw", MARGINS_KW),
+    ):  # fmt: skip
+        best = max((replace(best, **{name: value}) for value in values), key=earned)
+    return best
+
+
+def sites_of(task: ValueTask) -> list[Site]:
+    market = task.market
+    price, hours, weekday = market.price_eur_per_kwh, market.hour(), market.weekday()
+    days = [(market.start + timedelta(days=k)).date() for k in range(-(-len(price) // 24) + DAYS_BEYOND)]
+    work = np.array([1 if day.weekday() < 5 else 0 for day in days])
+    month = np.repeat([day.month for day in days], 24)[: len(price)]
+    month_ends = np.append(month[1:] != month[:-1], True)
+    ahead = look_ahead(market, "published", AHEAD).price_eur_per_kwh
+    sites = []
+    for seed in range(SITES):
+        load = site_load(hours, weekday, seed)
+        usual = usual_of_days(load, work)
+        sites.append(Site(price=price, price_ahead=ahead, load=load, month_ends=month_ends, work=work, usual=usual))
+    return sites
 
 
 def peak_tariff(task: ValueTask, table: Table) -> None:
     """Rows of the test periods."""
     begun = time.process_time()
-    market = task.market
-    price, hours, weekday = market.price_eur_per_kwh, market.hour(), market.weekday()
-    load = site_load(hours, weekday)
-    days = [(market.start + timedelta(hours=k)).date() for k in range(0, len(price) + 24, 24)]
-    month = np.repeat([day.month for day in days], 24)[: len(price) + 1]
-    day_of_month = np.repeat([day.day for day in days], 24)[: len(price)]
-    month_ends = np.append(month[1 : len(price)] != month[: len(price) - 1], True)
-    now = np.arange(len(price))[:, None]
-    ahead = now + 1 + np.arange(AHEAD)
-    past = [load[np.maximum(ahead - 24 * back, 0)] * (ahead - 24 * back <= now) for back in range(1, 9)]
-    known = sum((ahead - 24 * back <= now).astype(float) for back in range(1, 9))
-    expected = sum(past) / np.maximum(known, 1)
-    usual = np.mean([load[np.maximum(now[:, 0] - 24 * back, 0)] for back in range(1, 8)], axis=0)
-    expected += (load - usual)[:, None] * 0.5 ** np.arange(1, AHEAD + 1)
-    prices = look_ahead(market, "published", AHEAD).price_eur_per_kwh
-    mean, deviation = trailing(price, 168)
-    spread = deviation + 0.003
-    features = np.concatenate(
-        [
-            calendar(hours, weekday), (np.roll(weekday, -24) >= 5)[:, None], (day_of_month / 31.0)[:, None],
-            np.log(1000 * spread)[:, None] - 3, (mean[:, None] - 0.08) * 10,
-            (np.concatenate([price[:, None], prices], axis=1) - mean[:, None]) / spread[:, None],
-            np.stack([load, *(np.roll(load, k) for k in (1, 2, 3))], axis=1) / 100 - 1, expected / 100 - 1,
-        ],
-        axis=1,
-    ).clip(-8, 8).astype(np.float32)  # fmt: skip
+    sites = sites_of(task)
+    train, rows = (task.split.train[0] + 2 * WEEK, task.split.train[1]), task.split.validate
+    learning = time.process_time()
+    chains = [count_chain(site.load, site.work, train) for site in sites]
+    learning = time.process_time() - learning
 
-    def part(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return price[rows[0] : rows[1]], load[rows[0] : rows[1]], month_ends[rows[0] : rows[1]]
+    def all_sites(part: Rows, tables: Callable[[Site], FloatArray]) -> Run:
+        return total(run(site, part, tables(site)) for site in sites)
 
-    def run(rows: Rows, tables: np.ndarray) -> Run:
-        saved, stored = operate(*part(rows), tables)
-        return Run(earned_eur=saved, stored_kwh=stored)
+    def best_of(part: Rows) -> Run:
+        return all_sites(part, lambda site: foresight(*(x[slice(*part)] for x in (site.price, site.load, site.month_ends))))
 
-    def mpc(rows: Rows, margin: float) -> np.ndarray:
-        return plan(prices[rows[0] : rows[1]], expected[rows[0] : rows[1]], month_ends[rows[0] : rows[1]], margin)
+    def mixed(part: Rows, how: ByHand, shares: tuple[float, ...]) -> list[Run]:
+        """Of each share of what is learned; a table's mean over its points decides nothing and is left out."""
+        runs = []
+        for site, chain in zip(sites, chains, strict=True):
+            base, said = mpc(site, part, how), learned(site, part, lambda _, chain=chain: chain)
+            base, said = (one - one.mean(axis=(1, 2), keepdims=True) for one in (base, said))
+            runs.append([run(site, part, share * said + (1 - share) * base) for share in shares])
+        return [total(one) for one in zip(*runs, strict=True)]
 
-    first, last = task.split.train[0] + 336, task.split.train[1]
-    truth = foresight(*part((first, last)))
-    truth -= truth.mean(axis=(1, 2), keepdims=True)
-    targets = (truth / 500.0).reshape(len(truth), -1).astype(np.float32)[: -24 * 31]
-    rows = task.split.validate
-    best = run(rows, foresight(*part(rows)))
+    known: dict[ByHand, Run] = {}
 
-    def learned(network: Mlp, at: Rows) -> np.ndarray:
-        return 500.0 * network(features[at[0] : at[1]]).astype(np.float64).reshape(-1, SOCS, PEAKS)
+    def of_hand(how: ByHand) -> Run:
+        known[how] = known[how] if how in known else all_sites(rows, lambda site: mpc(site, rows, how))
+        return known[how]
 
-    def score(network: Mlp) -> float:
-        return run(rows, learned(network, rows)).total_eur / best.total_eur
+    how = by_hand(lambda one: of_hand(one).total_eur)
+    best = best_of(rows)
+    found = dict(zip(SHARES, mixed(rows, how, SHARES), strict=True))
+    share = max(found, key=lambda key: found[key].total_eur)
 
-    settings = FitSettings(iterations=3000, checkpoint_every=500, huber_delta=1.0, weight_decay=1e-2, learning_rate=2e-3)
-    fit = fit_network(features[first:last][: len(targets)], targets, settings, score)
-    tried = {margin: run(rows, mpc(rows, margin)) for margin in MARGINS_KW}
-    margin = max(tried, key=lambda key: tried[key].total_eur)
-    base, said = mpc(rows, margin), learned(fit.network, rows)
-    base -= base.mean(axis=(1, 2), keepdims=True)
-    mixed = {share: run(rows, share * said + (1 - share) * base) for share in SHARES}
-    share = max(mixed, key=lambda key: mixed[key].total_eur)
-    gain = compare(mixed[share], tried[margin], best.total_eur, price[rows[0] : rows[1]], 168, level=GATE_LEVEL)
+    def difference(one: Run, other: Run, top: Run, part: Rows, blocks: int | IntArray) -> Difference:
+        return compare(one, other, top.total_eur, sites[0].price[slice(*part)], blocks, level=GATE_LEVEL)
+
+    def versus(one: Run, other: Run, top: Run, part: Rows) -> Difference:
+        return difference(one, other, top, part, months(sites[0], part))
+
+    gain = versus(found[share], of_hand(how), best, rows)
+    by_week = difference(found[share], of_hand(how), best, rows, WEEK)
     gate = share if gain.low > 0 else 0.0
-    mpc_pct, network_pct = 100 * tried[margin].total_eur / best.total_eur, 100 * fit.score
+    plain = replace(ByHand(), left=how.left)
+    validated = {"MPC": of_hand(plain), "MPC set by hand": of_hand(how), "learned alone": found[1.0]}
+    said = ", ".join(f"{name} {100 * one.total_eur / best.total_eur:.2f} %" for name, one in validated.items())
     table.notes.append(
-        f"peak tariff: {fit.cpu_s:.1f} CPU-s of training, {time.process_time() - begun:.1f} with data and tuning; "
-        f"MPC's margin {margin:g} kW; on validation MPC {mpc_pct:.2f} %, network {network_pct:.2f} %, gain at "
-        f"share {share:g}: {gain}, so that the gate is {gate:g}"
+        f"peak tariff, {SITES} sites: {learning:.1f} CPU-s of learning; by hand, of {len(known)} tried: {how}; on validation "
+        f"{said}, gain at share {share:g}: {gain} (by weeks {by_week}), so that the gate is {gate:g}"
     )
     progress(table.notes[-1])
-    for test in task.split.test:
-        top = run(test, foresight(*part(test)))
-        start = datetime.fromtimestamp(market.start.timestamp() + test[0] * 3600, tz=UTC)
-        name = f"{market.name}, peak tariff, from {start:%Y-%m-%d}"
-        base, said = mpc(test, margin), learned(fit.network, test)
-        chosen = run(test, base)
-        base -= base.mean(axis=(1, 2), keepdims=True)
+    for part in task.split.test:
+        top, hand = best_of(part), all_sites(part, lambda site, part=part: mpc(site, part, how))
+        start = datetime.fromtimestamp(task.market.start.timestamp() + part[0] * 3600, tz=UTC)
+        name = f"{task.market.name}, peak tariff, {SITES} sites, from {start:%Y-%m-%d}"
         table.add(name, "perfect foresight", "100.00", None, None, round(top.total_eur))
-        for policy, found in (
-            (f"MPC, margin {margin:g} kW", chosen),
-            ("MPC, no margin", run(test, mpc(test, 0.0))),
-            ("energy-value network", run(test, said)),
-            (f"HYBRID (gate: {gate:g} of the network)", chosen if gate == 0 else run(test, gate * said + (1 - gate) * base)),
+        by_site = list(zip(sites, chains, strict=True))
+        for policy, made in (
+            ("MPC", all_sites(part, lambda site, part=part: mpc(site, part, plain))),
+            ("MPC set by hand", hand),
+            (
+                "chain of learned loads, MPC's horizon",
+                total(run(s, part, learned(s, part, lambda _, c=c: c, whole_month=False)) for s, c in by_site),
+            ),
+            (
+                f"chain of the last {UNTRAINED_DAYS} days, whole month",
+                all_sites(part, lambda site, part=part: learned(site, part, lambda now, site=site: _recent(site, now))),
+            ),
+            (f"HYBRID (gate: {gate:g} of what is learned)", hand if gate == 0 else mixed(part, how, (gate,))[0]),
         ):
-            difference = None if found is chosen else compare(found, chosen, top.total_eur, price[test[0] : test[1]], 168)
-            won = None if difference is None else f"{difference.weeks_won} / {difference.weeks_lost}"
-            percent = f"{100 * found.total_eur / top.total_eur:.2f}"
-            table.add(name, policy, percent, difference and str(difference), won, round(found.total_eur))
+            against = None if made is hand else versus(made, hand, top, part)
+            won = None if against is None else f"{against.weeks_won} / {against.weeks_lost}"
+            percent = f"{100 * made.total_eur / top.total_eur:.2f}"
+            table.add(name, policy, percent, against and str(against), won, round(made.total_eur))
+    table.notes.append(f"{time.process_time() - begun:.0f} CPU-s in all")
+
+
+def _recent(site: Site, now: int) -> Chain:
+    """Counted on the last weeks alone."""
+    return count_chain(site.load, site.work, (now + 1 - 24 * UNTRAINED_DAYS, now + 1))

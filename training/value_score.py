@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 RESAMPLES = 4000
 
 
@@ -37,32 +38,48 @@ class Difference:
     low: float
     high: float
     weeks_won: int
+    """Blocks, where these are no weeks."""
     weeks_lost: int
 
     def __str__(self) -> str:
         return f"{self.points:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
-def block_values(run: Run, price_eur_per_kwh: FloatArray, block: int) -> FloatArray:
-    """EUR of each whole block of steps, its change of stored energy valued at the block's mean price. (blocks,)."""
-    count = len(price_eur_per_kwh) // block
-    cut = slice(0, count * block)
-    earned = run.earned_eur[cut].reshape(count, block).sum(axis=1)
-    price = price_eur_per_kwh[cut].reshape(count, block).mean(axis=1)
-    stored = run.stored_kwh[cut].reshape(count, block)[:, -1]
+def block_values(run: Run, price_eur_per_kwh: FloatArray, block: int | IntArray) -> FloatArray:
+    """EUR of each block of steps, its change of stored energy valued at the block's mean price. (blocks,).
+
+    `block`: steps of each (whole blocks only), or where blocks begin and, last, where the last one ends.
+    """
+    edges = _edges(block, len(price_eur_per_kwh))
+    count = np.diff(edges)
+    earned = np.add.reduceat(run.earned_eur[: edges[-1]], edges[:-1])
+    price = np.add.reduceat(price_eur_per_kwh[: edges[-1]], edges[:-1]) / count
+    stored = run.stored_kwh[edges[1:] - 1]
     before, price_before = np.concatenate([[0.0], stored[:-1]]), np.concatenate([[0.0], price[:-1]])
     return np.asarray(earned + price * stored - price_before * before, dtype=np.float64)
 
 
+def _edges(block: int | IntArray, total: int) -> IntArray:
+    return np.arange(0, total // block + 1, dtype=np.int64) * block if isinstance(block, int) else block
+
+
 def compare(
-    run: Run, other: Run, best_eur: float, price_eur_per_kwh: FloatArray, block: int, *, level: float = 0.95, seed: int = 0
+    run: Run,
+    other: Run,
+    best_eur: float,
+    price_eur_per_kwh: FloatArray,
+    block: int | IntArray,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Difference:
     """`run` less `other` in points of `best_eur`, the sum of perfect foresight over the same steps."""
     mine, theirs = (block_values(item, price_eur_per_kwh, block) for item in (run, other))
     difference = mine - theirs
     blocks = len(difference)
     drawn = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
-    covered = best_eur * blocks * block / len(price_eur_per_kwh)
+    edges = _edges(block, len(price_eur_per_kwh))
+    covered = best_eur * int(edges[-1] - edges[0]) / len(price_eur_per_kwh)
     sums = 100.0 * difference[drawn].sum(axis=1) / covered
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(sums, [tail, 100.0 - tail])

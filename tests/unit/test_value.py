@@ -169,6 +169,17 @@ def test_marking_stored_energy_moves_money_between_blocks_only(seed):
     assert block_values(run, g.uniform(0, 0.2, 24 * 21), 168).sum() == pytest.approx(run.total_eur)
 
 
+def test_blocks_may_be_of_any_length():
+    g = np.random.default_rng(3)
+    run, other = (Run(earned_eur=g.normal(size=400), stored_kwh=g.uniform(0, 100, 400)) for _ in range(2))
+    price = g.uniform(0, 0.2, 400)
+    assert np.array_equal(block_values(run, price, 100), block_values(run, price, np.array([0, 100, 200, 300, 400])))
+    assert compare(run, other, 50.0, price, 100) == compare(run, other, 50.0, price, np.array([0, 100, 200, 300, 400]))
+    uneven = block_values(run, price, np.array([0, 50, 400]))
+    assert uneven[0] == pytest.approx(run.earned_eur[:50].sum() + price[:50].mean() * run.stored_kwh[49])
+    assert uneven.sum() == pytest.approx(run.total_eur + price[50:].mean() * run.stored_kwh[-1])
+
+
 def config(path, **changes):
     return {
         "name": "test",

@@ -1,0 +1,105 @@
+"""Load that nobody forecasts, what may be expected of it, and the chain of its states that is learned from past years.
+
+The load: a profile of working days and weekends, AR(1) noise (12 %, 3 h), and vehicles that come without notice: one begins with
+probability 1/40 an hour by day (6 to 20 h, working days) and 1/250 else, 60 to 140 kW for 1 to 3 hours. What is learned knows
+nothing of that: it counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.policies_peak_plant import RATED_KW, TOP_KW, FloatArray
+
+IntArray = NDArray[np.int64]
+EDGES_KW = np.array([-25.0, -15.0, -5.0, 5.0, 15.0, 25.0, 45.0, 70.0, 95.0, 120.0, 145.0, 185.0])
+"""Of load above what is usual at that hour: between them lie the states."""
+STATES = len(EDGES_KW) + 1
+DAYS_BACK = (6, 10)
+"""Of weekends and of working days: the mean of the same hour on these is what a plan expects."""
+PRIOR_HOURS, PRIOR_TYPE, PRIOR_KW = 20.0, 5.0, 10.0
+"""Counts that the neighbouring hours, the type of day, and a state's mean over all hours weigh."""
+
+
+def site_load(hours: FloatArray, weekday: IntArray, seed: int) -> FloatArray:
+    """The model above, kW, (T,)."""
+    g = np.random.default_rng(seed)
+    work = weekday < 5
+    profile = np.where(work, 70 + 60 * np.exp(-(((hours - 13) / 4.5) ** 2)), 65 + 15 * np.exp(-(((hours - 15) / 5) ** 2)))
+    noise, left = np.zeros(len(hours)), np.exp(-1 / 3)
+    draws = g.normal(size=len(hours))
+    for t in range(1, len(hours)):
+        noise[t] = left * noise[t - 1] + 0.12 * np.sqrt(1 - left**2) * draws[t]
+    load = profile * (1 + noise)
+    begins = g.random(len(hours)) < np.where(work & (hours >= 6) & (hours < 20), 1 / 40, 1 / 250)
+    for t in np.flatnonzero(begins).tolist():
+        load[t : t + int(g.integers(1, 4))] += g.uniform(60, 140)
+    return np.clip(load, 20, TOP_KW - RATED_KW)
+
+
+def usual_of_days(load: FloatArray, work: IntArray) -> FloatArray:
+    """What the last days of each type say at each midnight, (days, 2, 24), kW. Days of which nothing is past: their own."""
+    days = load[: len(load) // 24 * 24].reshape(-1, 24)
+    out = np.zeros((len(work), 2, 24))
+    for kind in (0, 1):
+        alike = np.flatnonzero(work[: len(days)] == kind)
+        for day in range(len(work)):
+            past = alike[: np.searchsorted(alike, day)][-DAYS_BACK[kind] :]
+            out[day, kind] = days[past].mean(axis=0) if len(past) else days[: max(day, 1)].mean(axis=0)
+    return out
+
+
+def expected(load: FloatArray, usual: FloatArray, work: IntArray, rows: tuple[int, int], ahead: int, left: float) -> FloatArray:
+    """Loads of the next hours as a plan expects them, (T, ahead), kW: the usual, and left^k of the latest error."""
+    now = np.arange(*rows)
+    target = now[:, None] + 1 + np.arange(ahead)
+    day = now // 24
+    error = load[now] - usual[day, work[day], now % 24]
+    return np.asarray(usual[day[:, None], work[target // 24], target % 24] + error[:, None] * left ** np.arange(1, ahead + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """How the load moves, by type of day (weekend, working day) and hour."""
+
+    usual_kw: FloatArray
+    """Median, (2, 24)."""
+    above_kw: FloatArray
+    """Mean above the usual in each state, (2, 24, STATES)."""
+    moves: FloatArray
+    """Probability of the hour's state given that of the hour before, (2, 24, STATES, STATES)."""
+
+    def state(self, load: FloatArray, kind: IntArray, hour: IntArray) -> IntArray:
+        """States of loads, kW."""
+        return np.digitize(load - self.usual_kw[kind, hour], EDGES_KW)
+
+
+def count_chain(load: FloatArray, work: IntArray, rows: tuple[int, int]) -> Chain:
+    """The chain of the hours `rows`, counted."""
+    now = np.arange(*rows)
+    kind, hour = work[now // 24], now % 24
+    usual = np.array([[np.median(load[now[(kind == k) & (hour == h)]]) for h in range(24)] for k in (0, 1)])
+    above = load[now] - usual[kind, hour]
+    state = np.digitize(above, EDGES_KW)
+    number, total = np.zeros((2, 24, STATES)), np.zeros((2, 24, STATES))
+    np.add.at(number, (kind, hour, state), 1.0)
+    np.add.at(total, (kind, hour, state), above)
+    middle = np.concatenate([[EDGES_KW[0] - 5], 0.5 * (EDGES_KW[1:] + EDGES_KW[:-1]), [EDGES_KW[-1] + 20]])
+    mean = (total.sum(axis=(0, 1)) + middle) / (number.sum(axis=(0, 1)) + 1.0)
+    moved = np.zeros((2, 24, STATES, STATES))
+    np.add.at(moved, (kind[1:], hour[1:], state[:-1], state[1:]), 1.0)
+    whole = _shares(moved.sum(axis=(0, 1)) + number.sum(axis=(0, 1)) / number.sum())
+    near = moved + np.roll(moved, 1, axis=1) + np.roll(moved, -1, axis=1)
+    near = _shares(near + PRIOR_TYPE * _shares(moved.sum(axis=1, keepdims=True) + whole))
+    return Chain(
+        usual_kw=usual,
+        above_kw=(total + PRIOR_KW * mean) / (number + PRIOR_KW),
+        moves=_shares(moved + PRIOR_HOURS * near),
+    )
+
+
+def _shares(counts: FloatArray) -> FloatArray:
+    return np.asarray(counts / counts.sum(axis=-1, keepdims=True))
