@@ -16,9 +16,9 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from core.compiled import kept_on_disk
 from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError
 from core.lanes import least, less, load, most, root, where
@@ -320,7 +320,7 @@ def clamp(power_w: float, limits: PackLimits, condition: Condition, dt_s: float)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = njit(cache=True, error_model="numpy", nogil=True, _nrt=False)(function)
+    compiled: Callable[..., Any] = kept_on_disk(error_model="numpy", nogil=True, _nrt=False)(function)
     return compiled
 
 

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from core.compiled import kept_on_disk
 from core.lane_tables import between3, between5, pair
 from core.lanes import anywhere, both, least, less, load, magnitude, most, opposite, root, store, where, whole
 
@@ -51,8 +51,8 @@ FACTOR_COLUMNS = ("r0", "r1", "lag")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's njit as used in this package: cached on disk, without the GIL, with fused multiply-add but IEEE infinities."""
-    made: Callable[..., Any] = njit(cache=True, error_model="numpy", nogil=True, fastmath={"contract", "arcp", "nsz"})(function)
+    """numba's njit as used in this package: kept on disk, without the GIL, with fused multiply-add but IEEE infinities."""
+    made: Callable[..., Any] = kept_on_disk(error_model="numpy", nogil=True, fastmath={"contract", "arcp", "nsz"})(function)
     return made
 
 
@@ -61,9 +61,8 @@ def compiled_lean(function: Callable[..., Any]) -> Callable[..., Any]:
 
     For functions that allocate nothing: what they are given outlives the call.
     """
-    made: Callable[..., Any] = njit(
-        cache=True, error_model="numpy", nogil=True, fastmath={"contract", "arcp", "nsz"}, _nrt=False
-    )(function)
+    options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": {"contract", "arcp", "nsz"}, "_nrt": False}
+    made: Callable[..., Any] = kept_on_disk(**options)(function)
     return made
 
 
