@@ -50,7 +50,7 @@ def test_no_policy_saves_more_than_perfect_foresight():
     chain = count_chain(made.load, made.work, (WEEK, WEEK * 8))
     for tables in (
         mpc(made, rows, ByHand()),
-        mpc(made, rows, ByHand(target_kw=180.0, rent=0.01)),
+        mpc(made, rows, ByHand(target_kw=180.0, rent=0.1)),
         learned(made, rows, lambda _: chain),
         learned(made, rows, lambda _: chain, whole_month=False),
     ):
@@ -102,5 +102,5 @@ def test_months_lie_where_peaks_are_billed():
 
 
 def test_settings_by_hand_are_found_one_after_another():
-    wanted = ByHand(left=0.7, target_kw=200.0, rent=0.01, margin_kw=0.0)
-    assert by_hand(lambda how: -abs(how.left - 0.7) - abs(how.target_kw - 200.0) - abs(how.rent - 0.01) - how.margin_kw) == wanted
+    wanted = ByHand(left=0.7, target_kw=200.0, rent=0.1, margin_kw=0.0)
+    assert by_hand(lambda how: -abs(how.left - 0.7) - abs(how.target_kw - 200.0) - abs(how.rent - 0.1) - how.margin_kw) == wanted
