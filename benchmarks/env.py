@@ -4,7 +4,8 @@
 
 Random actions in [-1, 1], quarter hours, episodes of a week, observations returned without a copy; batches of 1, 64, 1024, 8192.
 "CPU" is per second of processor time of one thread. "threads" is wall time of one batch that --threads threads share, "two
-processes" that of two with half of the environments each; both say little on a busy machine. The peers run in environments
+processes" that of two with half of the environments each; both say little on a busy machine. "two processes, CPU" is the sum of
+what each makes per second of its own processor time: what both would make with a core each. The peers run in environments
 of their own below DIRECTORY (made there, from a package index, when absent; outside the repository), random actions too, in the
 same run: CityLearn on a data set made on the spot in its documented columns (peers/citylearn_data), EV2Gym on its shipped V2G
 example. A peer that cannot be installed or started is said to be so.
@@ -31,6 +32,8 @@ from envs.vector import PackVectorEnv, SiteVectorEnv
 
 BATCHES = (1, 64, 1024, 8192)
 TARGET_PER_S = 10e6
+WINDOW_S = 0.1
+"""Short, since others on a machine empty the caches: the best of many is what the code itself needs."""
 KINDS = {"Pack-v0": PackVectorEnv, "Site-v0, 3 packs": SiteVectorEnv}
 PEERS = {"citylearn": ("citylearn==3.0.2",), "ev2gym": ("ev2gym==2.0.0", "pandapower", "numba", "psutil", "multicopula")}
 """What each needs; EV2Gym imports more than its metadata says."""
@@ -38,16 +41,16 @@ INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900, 300
 
 
 def steps_per_s(env: PackVectorEnv | SiteVectorEnv, seconds: float) -> tuple[float, float]:
-    """Environment steps per CPU second and per second of wall time, best of three."""
+    """Environment steps per CPU second and per second of wall time, each the best of windows of WINDOW_S."""
     rng = np.random.default_rng(0)
     actions = [rng.uniform(-1, 1, env.action_space.shape).astype(np.float32) for _ in range(16)]
     env.reset(seed=0)
     for action in actions:
         env.step(action)
     best_cpu = best_wall = 0.0
-    for _ in range(3):
+    for _ in range(max(3, round(seconds / WINDOW_S))):
         done, cpu, wall = 0, time.process_time(), time.perf_counter()
-        while time.perf_counter() - wall < seconds / 3:
+        while time.perf_counter() - wall < WINDOW_S:
             for action in actions:
                 env.step(action)
             done += len(actions) * env.num_envs
@@ -56,15 +59,17 @@ def steps_per_s(env: PackVectorEnv | SiteVectorEnv, seconds: float) -> tuple[flo
     return best_cpu, best_wall
 
 
-def _half(name: str, substep_s: float, environments: int, seconds: float, ready: Barrier, rates: Queue[float]) -> None:
+def _half(
+    name: str, substep_s: float, environments: int, seconds: float, ready: Barrier, rates: Queue[tuple[float, float]]
+) -> None:
     env = KINDS[name](environments, whole(sample_year(365)), {"substep_s": substep_s}, copy=False)
     steps_per_s(env, 0.1)
     ready.wait(RUN_TIMEOUT_S)
-    rates.put(steps_per_s(env, seconds)[1])
+    rates.put(steps_per_s(env, seconds))
 
 
-def two_processes(name: str, substep_s: float, environments: int, seconds: float) -> float:
-    """Steps per second of wall time of two processes that have half of the environments each."""
+def two_processes(name: str, substep_s: float, environments: int, seconds: float) -> tuple[float, float]:
+    """Steps of two processes that have half of the environments each: sum of their rates per CPU second, and per second."""
     context = multiprocessing.get_context("spawn")
     ready, rates = context.Barrier(2), context.Queue()
     halves = [
@@ -73,18 +78,19 @@ def two_processes(name: str, substep_s: float, environments: int, seconds: float
     ]
     for half in halves:
         half.start()
-    total: float = rates.get(timeout=RUN_TIMEOUT_S) + rates.get(timeout=RUN_TIMEOUT_S)
+    made = [rates.get(timeout=RUN_TIMEOUT_S) for _ in halves]
     for half in halves:
         half.join(RUN_TIMEOUT_S)
-    return total
+    return sum(cpu for cpu, _ in made), sum(wall for _, wall in made)
 
 
-def ours(seconds: float, threads: int) -> tuple[Table, float, float]:
-    """The table, the figure at 1,024 of the default pack (per CPU second), and the best wall figure there."""
+def ours(seconds: float, threads: int) -> tuple[Table, float, float, float]:
+    """The table; at 1,024 of the default pack: per CPU second at 60 s, the best per second, the best of two processes' CPU."""
     part = whole(sample_year(365))
-    columns = ("environment", "substep, s", "environments", "steps / CPU s", f"steps / s, {threads} threads", "two processes")
+    columns = ("environment", "substep, s", "environments", "steps / CPU s", f"steps / s, {threads} threads", "two processes",
+               "two processes, CPU")  # fmt: skip
     table = Table("PulseBMS environments", columns)
-    at_1024 = best_wall = 0.0
+    at_1024 = best_wall = best_cpu = 0.0
     for name, kind in KINDS.items():
         for substep_s in (60.0, 300.0):
             for m in BATCHES:
@@ -93,15 +99,17 @@ def ours(seconds: float, threads: int) -> tuple[Table, float, float]:
                 single = kind(m, part, config, copy=False)
                 cpu, wall = steps_per_s(single, seconds)
                 apart: float | None = None
+                apart_cpu: float | None = None
                 if m >= 1024 and threads > 1:
                     spread = kind(m, part, config, copy=False, threads=threads)
                     wall = steps_per_s(spread, seconds)[1]
                     spread.close()
-                    apart = two_processes(name, substep_s, m, seconds)
-                table.add(name, substep_s, m, cpu, wall, apart)
+                    apart_cpu, apart = two_processes(name, substep_s, m, seconds)
+                table.add(name, substep_s, m, cpu, wall, apart, apart_cpu)
                 if m == 1024 and name == "Pack-v0":
                     at_1024, best_wall = (cpu if substep_s == 60.0 else at_1024), max(best_wall, wall, apart or 0.0)
-    return table, at_1024, best_wall
+                    best_cpu = max(best_cpu, apart_cpu or 0.0)
+    return table, at_1024, best_wall, best_cpu
 
 
 def peer(directory: Path, name: str) -> tuple[float | None, str]:
@@ -137,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    table, at_1024, best_wall = ours(arguments.seconds, arguments.threads)
+    table, at_1024, best_wall, best_cpu = ours(arguments.seconds, arguments.threads)
     print(table.markdown())
     if arguments.peers is not None:
         beside = Table(
@@ -150,6 +158,7 @@ def main() -> None:
         print(beside.markdown())
     verdict = "PASS" if best_wall >= TARGET_PER_S else "FAIL"
     print(f"{verdict}: {best_wall:,.0f} steps/s at 1,024 environments on two cores; aim {TARGET_PER_S:,.0f}")
+    print(f"two processes there made {best_cpu:,.0f} steps per second of processor time of each")
 
 
 if __name__ == "__main__":
