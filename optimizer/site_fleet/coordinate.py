@@ -31,7 +31,7 @@ class Settings:
     warm_mu: float = 3e-4
     """The next solve starts where this one was at this barrier parameter."""
     last_mu: float = 5e-7
-    shrink: float = 0.15
+    shrink: float = 0.3
     follow: float = 0.6
     """The barrier parameter shrinks where the devices' mean step, weighted by power, exceeds this."""
     restart_below_mu: float = 1e-3

@@ -10,7 +10,7 @@ the most they are exceeded. Not here: mending a plan (repair).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from optimizer.structured.judge import (
     TOLERANCE_W,
     run_device,
 )
-from optimizer.structured.packing import FleetArrays, SoftArrays
+from optimizer.structured.packing import FleetArrays, soft_arrays
 
 FloatArray = NDArray[np.float64]
 UNITS = {"power": "W", "taper": "W", "temperature": "K", "voltage": "V"}
@@ -77,7 +77,7 @@ def replay(
     money, excess = np.zeros((count, 2)), np.zeros((count, len(KINDS)))
     power = np.ascontiguousarray(power_w)
     columns = FleetArrays(*[np.ascontiguousarray(getattr(fleet, name)) for name in SCALARS + PROFILES])
-    prices = SoftArrays(*[float(getattr(soft, item.name)) for item in fields(SoftCosts)])
+    prices = soft_arrays(soft)
     cuts = [count * j // threads for j in range(threads + 1)]
 
     def run(j: int) -> None:

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,14 @@ from core.errors import InputError, SolverError
 from core.lanes import LANES
 from optimizer.assembly import SiteQP
 from optimizer.fleet import FleetData
-from optimizer.problem import SiteProblem, SoftCosts
+from optimizer.problem import STIFFER, SiteProblem, SoftCosts
 from optimizer.solvers import RawSolution, solve_piqp
 from optimizer.structured.check import OVERLAP_W
 from optimizer.structured.judge import KINDS
 from optimizer.structured.kernel import SOLVED, finish_one, judge_all, route, solve_range
 from optimizer.structured.layout import HEAD, HEAD_ROWS, STEP, STEP_ROWS
 from optimizer.structured.meters import MeterData
-from optimizer.structured.packing import FleetArrays, MeterArrays, SoftArrays
+from optimizer.structured.packing import FleetArrays, MeterArrays, soft_arrays
 from optimizer.structured.start import ALWAYS
 
 # ruff: noqa: ANN401 - named tuples of arrays are numba's business.
@@ -61,7 +61,7 @@ class FleetSolution:
     """Whether the inputs price the plan at all: False where a number among them is none (the plan is then to hold)."""
     cut: NDArray[np.bool_]
     """Where the solver would rather have broken a limit of energy, temperature, voltage or depth that can be kept: such plans are
-    cut, solved again with stiff penalties (`SoftCosts.stiff`), and the better one is taken."""
+    cut, solved again with stiff penalties (`firm`), and the better one is taken."""
     source: IntArray
     """Index into SOURCES."""
     status: IntArray
@@ -94,6 +94,8 @@ class BatchSolver:
     """Whether plans are cut to what the replay passes; off only where the caller does both (single)."""
     harden: bool = True
     """Whether a device whose plan had to be cut by more than the tolerance is solved again with stiff penalties."""
+    firm: float = 1.0
+    """How many times penalties of limits count that a device need never break (packing); plans are priced without."""
     counts: Counter[str] = field(default_factory=Counter)
     """Plans by source since the beginning."""
     _kept_ids: tuple[str, ...] = ()
@@ -110,7 +112,7 @@ class BatchSolver:
         """
         soft = soft or SoftCosts()
         _check(fleet, meters, dt_s)
-        p, m, s = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), _soft(soft)
+        p, m, s = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), soft_arrays(soft, self.firm)
         count, steps, h = fleet.count, fleet.steps, dt_s / 3600.0
         status, flags = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
         route(p, m, status, flags)
@@ -235,7 +237,9 @@ class BatchSolver:
         """
         try:
             if source[i] == PIQP:
-                problem = SiteProblem(dt_s=dt_s, grid=meters.meter(i), devices=(fleet.device(i),), soft=soft)
+                problem = SiteProblem(
+                    dt_s=dt_s, grid=meters.meter(i), devices=(fleet.device(i),), soft=soft if self.firm == 1.0 else soft.stiff()
+                )
                 if general is None:
                     general = SiteQP(problem)
                 else:
@@ -260,8 +264,8 @@ class BatchSolver:
     ) -> None:  # fmt: skip
         """Solve devices whose plans had to be cut again, with penalties that no price outweighs, and take what is better."""
         self.counts["hardened"] += len(cut)
-        again = BatchSolver(threads=self.threads, relative_gap=self.relative_gap, harden=False)
-        plan = again.solve(fleet.take(cut), meters.take(cut), dt_s, soft.stiff())
+        again = BatchSolver(threads=self.threads, relative_gap=self.relative_gap, harden=False, firm=STIFFER)
+        plan = again.solve(fleet.take(cut), meters.take(cut), dt_s, soft)
         profiles = (
             plan.charge_w, plan.discharge_w, plan.curtail_w, plan.energy_value_eur_per_kwh, plan.meter_price_eur_per_kwh,
         )  # fmt: skip
@@ -296,10 +300,6 @@ def _arrays(kind: Any, data: FleetData | MeterData) -> Any:
     return kind(*[np.ascontiguousarray(getattr(data, name)) for name in names])
 
 
-def _soft(soft: SoftCosts) -> Any:
-    return SoftArrays(*[float(getattr(soft, item.name)) for item in fields(SoftCosts)])
-
-
 def judge(
     fleet: FleetData, meters: MeterData, dt_s: float, plan: FleetSolution, soft: SoftCosts | None = None
 ) -> tuple[FloatArray, FloatArray]:
@@ -307,7 +307,7 @@ def judge(
     above zero."""
     objective, excess = np.empty(fleet.count), np.empty((fleet.count, len(KINDS)))
     judge_all(
-        _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), _soft(soft or SoftCosts()), dt_s / 3600.0, plan.charge_w,
+        _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), soft_arrays(soft or SoftCosts()), dt_s / 3600.0, plan.charge_w,
         plan.discharge_w, plan.curtail_w, objective, excess,
     )  # fmt: skip
     return objective, excess

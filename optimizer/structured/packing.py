@@ -18,6 +18,7 @@ from optimizer.problem import SoftCosts
 from optimizer.structured import layout as f
 from optimizer.structured import meters
 from optimizer.structured.layout import BAND, FAR, HEAD, KELVIN, MONEY_EUR_PER_KW, STEP, THIN, VOLT
+from optimizer.structured.rooms import never_broken
 
 FLAT_EUR_PER_KWH = 2e-6
 """Import and export prices closer than this are one price."""
@@ -26,7 +27,15 @@ IDLE_PRICE = 1e-2
 # numba reads the arrays of FleetData and MeterData, and the numbers of SoftCosts, as fields of named tuples.
 FleetArrays: Any = namedtuple("FleetArrays", (*fleet.SCALARS, *fleet.PROFILES))  # type: ignore[misc]
 MeterArrays: Any = namedtuple("MeterArrays", (*meters.SCALARS, *meters.PROFILES))  # type: ignore[misc]
-SoftArrays: Any = namedtuple("SoftArrays", [item.name for item in fields(SoftCosts)])  # type: ignore[misc]
+SoftArrays: Any = namedtuple("SoftArrays", [*(item.name for item in fields(SoftCosts)), "firm"])  # type: ignore[misc]
+"""`firm`: how many times the penalties of a device's limits count that it need never break; 1 where all count once."""
+FIRM_FROM_WH = 100e3
+"""A kelvin or a volt is worth more to a larger pack: from this capacity on their penalties grow with it where they are firm."""
+
+
+def soft_arrays(soft: SoftCosts, firm: float = 1.0) -> Any:
+    """Penalties as the kernels read them."""
+    return SoftArrays._make([*(float(getattr(soft, item.name)) for item in fields(SoftCosts)), firm])
 
 
 @stage
@@ -75,14 +84,19 @@ def pack(view: Any, lane: int, flags: int, p: Any, m: Any, soft: Any, i: int, h:
     view[f.STRESS, lane] = stress
     view[f.STRESS_0, lane] = stress * (p.energy_wh[i] - p.soc_stress_centre[i] * p.capacity_wh[i]) * per_w
     view[f.TERMINAL, lane] = p.terminal_value_eur_per_kwh[i] * price
-    view[f.E_LINEAR, lane] = soft.energy_eur_per_kwh * price
+    energy = heat = volts = depth = 1.0
+    if soft.firm > 1.0:
+        kept, larger = never_broken(p, i), soft.firm * max(1.0, p.capacity_wh[i] / FIRM_FROM_WH)
+        energy, depth = soft.firm if kept[0] else 1.0, soft.firm if kept[3] else 1.0
+        heat, volts = larger if kept[1] else 1.0, larger if kept[2] else 1.0
+    view[f.E_LINEAR, lane] = energy * soft.energy_eur_per_kwh * price
     view[f.E_SQUARE, lane] = soft.energy_quadratic * curve
-    view[f.T_LINEAR, lane] = soft.temperature_eur_per_k / KELVIN * per_eur
+    view[f.T_LINEAR, lane] = heat * soft.temperature_eur_per_k / KELVIN * per_eur
     view[f.T_SQUARE, lane] = soft.temperature_quadratic / KELVIN**2 * per_eur
-    view[f.V_LINEAR, lane] = soft.voltage_eur_per_v / VOLT * per_eur
+    view[f.V_LINEAR, lane] = volts * soft.voltage_eur_per_v / VOLT * per_eur
     view[f.V_SQUARE, lane] = soft.voltage_quadratic / VOLT**2 * per_eur
     view[f.GRID_LINEAR, lane] = soft.grid_eur_per_kw * price
-    view[f.DEPTH_LINEAR, lane] = soft.depth_eur_per_kwh * price
+    view[f.DEPTH_LINEAR, lane] = depth * soft.depth_eur_per_kwh * price
     view[f.END_LINEAR, lane] = soft.terminal_eur_per_kwh * price
     view[f.PEAK_PRICE, lane] = peak_price * price if peak_price > 0.0 else IDLE_PRICE
     view[f.PEAK_0, lane] = m.peak_incurred_w[i] * per_w if peak_price > 0.0 else 0.0

@@ -82,6 +82,20 @@ def test_twenty_thousand_stressed_instances():
     assert result.sources["hold"] == 0
 
 
+def test_limits_of_a_pack_of_megawatt_hours_are_dear_enough_to_keep():
+    """One whose plan is cut, already outside another limit: penalties grow with it; those that rest breaks stay as they are."""
+    fleet, meters = stressed(random_scenario(400, 96, seed=5, extra=0), seed=5).window(0)
+    one = np.array([356])
+    assert fleet.capacity_wh[356] > 3e6
+    soft, kept = (
+        BatchSolver(threads=1, harden=harden).solve(fleet.take(one), meters.take(one), DT_S) for harden in (False, True)
+    )
+    assert soft.cut[0]
+    assert soft.gap_eur[0] > 1e-3 * abs(soft.objective_eur[0])
+    assert kept.objective_eur[0] < soft.objective_eur[0]
+    assert kept.gap_eur[0] < 1e-4 * abs(kept.objective_eur[0])
+
+
 def test_a_warm_start_needs_fewer_iterations_and_finds_the_same():
     scenario = random_scenario(64, 48, seed=3, extra=4)
     kept = BatchSolver(threads=1)
