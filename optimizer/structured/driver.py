@@ -102,6 +102,8 @@ class BatchSolver:
     _kept: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     """Rows of steps (B, N, 2, rows) and of the border (B, 2, rows), as of start."""
     _last: tuple[tuple[str, ...], float, FloatArray, FloatArray, FloatArray] | None = None
+    _view: FloatArray | None = None
+    """Where one device alone is solved: a fresh array costs it a tenth of its time."""
 
     def solve(
         self, fleet: FleetData, meters: MeterData, dt_s: float, soft: SoftCosts | None = None, ahead: int = 1
@@ -127,9 +129,11 @@ class BatchSolver:
             self._prepare(fleet.device_ids, steps, int(flags[chosen].max()))
             order = chosen[np.argsort(flags[chosen], kind="stable")]
             self._run(order, p, m, s, h, ahead, flags, iterations, status, numbers, objective, out)
-        source = np.where(status == SOLVED, STRUCTURED, PIQP if self.chain else HOLD)
-        gap = np.where(status == SOLVED, np.abs(numbers[:, 0]) + numbers[:, 1], np.inf)
-        gap = np.divide(gap, numbers[:, 3], out=np.full(count, np.inf), where=numbers[:, 3] > 0) + numbers[:, 4]
+        source, gap = np.full(count, STRUCTURED), np.full(count, np.inf)
+        proven = (status == SOLVED) & (numbers[:, 3] > 0)
+        np.divide(np.abs(numbers[:, 0]) + numbers[:, 1], numbers[:, 3], out=gap, where=proven)
+        gap += numbers[:, 4]
+        source[status != SOLVED] = PIQP if self.chain else HOLD
         general: SiteQP | None = None
         for i in np.flatnonzero(source != STRUCTURED).tolist():
 
@@ -204,7 +208,10 @@ class BatchSolver:
         size = min(MOST_DEVICES, max(LEAST_DEVICES, -(-count // 4)))
 
         def part(first: int) -> None:
-            view = np.zeros((HEAD + STEP * steps, lanes))
+            view = self._view if lanes == 1 else None
+            if view is None or len(view) != HEAD + STEP * steps:
+                view = np.zeros((HEAD + STEP * steps, lanes))
+                self._view = view if lanes == 1 else None
             solve_range(
                 view if lanes > 1 else view.reshape(-1), view, p, m, s, h, order, first, min(first + size, count), flags, kept,
                 border, ahead, self.away, self.first_mu, self.relative_gap, self.most_iterations, self.judged, iterations, status,
