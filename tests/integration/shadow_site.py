@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 from core.decisions import Decision, Reason, SetPoint
@@ -13,6 +14,7 @@ from core.series import Series
 from core.twin import predict
 from serving.dispatch.inputs import AMBIENT, LOAD_ACTUAL, LOAD_FORECAST, PRICE, PV_ACTUAL, PV_FORECAST
 from serving.shadow.days import day_bounds
+from serving.shadow.scorer import score_day
 from serving.site_loader import load_site
 from stores.mongo.predictions import write_predictions
 from stores.mongo.telemetry import insert_telemetry, pack_document
@@ -136,3 +138,27 @@ def past_days(stores, policy_id, scores, *, drifted=(), detectors=None, room=10.
             j_eur=score * room, idle_eur=0.0, best_eur=room, decided_share=1.0, violations=0, details=details,
         )  # fmt: skip
         write_policy_days(stores.pg, [made])
+
+
+@pytest.fixture
+def site(stores):
+    """The site with the series of ten days before DAY and two after."""
+    config = load(stores)
+    series(stores, day_bounds(DAY, ZONE)[0] - timedelta(days=10), 24 * 13)
+    return config
+
+
+@pytest.fixture
+def best(stores, site):
+    """Id of the active policy `best`."""
+    return row(stores, "best", score=0.9)
+
+
+def best_lived(stores, policy_id, **arguments):
+    """DAY as `best` commanded it; see lived."""
+    lived(stores, DAY, policy_id, "best", cycle(QUARTERS), **arguments)
+
+
+def scored(stores, **arguments):
+    """DAY scored on the morning after."""
+    return score_day(stores, SITE, DAY, now=LATER, **arguments)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 import failing_policies
 import shadow_site
-from shadow_site import DAY, LATER, QUARTERS, SITE, ZONE, past_days
+from shadow_site import DAY, LATER, QUARTERS, SITE, ZONE, best_lived, past_days, scored
 
 from serving.dispatch.inputs import SIGNAL
 from serving.dispatch.policy_factory import Built
@@ -28,26 +28,7 @@ from stores.postgres.policies import ranked_policies
 from stores.postgres.policy_days import policy_alarms
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def site(stores):
-    config = shadow_site.load(stores)
-    shadow_site.series(stores, day_bounds(DAY, ZONE)[0] - timedelta(days=10), 24 * 13)
-    return config
-
-
-@pytest.fixture
-def best(stores, site):
-    return shadow_site.row(stores, "best", score=0.9)
-
-
-def scored(stores, **arguments):
-    return score_day(stores, SITE, DAY, now=LATER, **arguments)
-
-
-def lived(stores, policy_id, **arguments):
-    shadow_site.lived(stores, DAY, policy_id, "best", shadow_site.cycle(QUARTERS), **arguments)
+site, best = shadow_site.site, shadow_site.best
 
 
 def tick(stores):
@@ -143,7 +124,7 @@ DRIFTED = {"device_id": "pack-lfp", "quantity": "soc_pct", "shift": 1.5, "statis
 def test_predictions_that_drift_demote_on_the_second_day(stores, best):
     shadow_site.row(stores, "second", score=0.5)
     past_days(stores, best, [0.9], drifted=[DRIFTED], detectors=LEARNED)
-    lived(stores, best, off_pct=1.5)
+    best_lived(stores, best, off_pct=1.5)
     found = scored(stores)
     (alarm,) = found.alarms
     assert (alarm.kind, alarm.action) == ("drift", "demoted")
@@ -155,7 +136,7 @@ def test_predictions_that_drift_demote_on_the_second_day(stores, best):
 def test_the_first_day_of_drift_demotes_nobody_and_is_remembered(stores, best):
     shadow_site.row(stores, "second", score=0.5)
     past_days(stores, best, [0.9], detectors=LEARNED)
-    lived(stores, best, off_pct=1.5)
+    best_lived(stores, best, off_pct=1.5)
     found = scored(stores)
     assert found.alarms == []
     (drifted,) = found.days[0].details["drift"]["drifted"]
@@ -165,7 +146,7 @@ def test_the_first_day_of_drift_demotes_nobody_and_is_remembered(stores, best):
 
 def test_predictions_that_hold_raise_nothing(stores, best):
     past_days(stores, best, [0.9], drifted=[DRIFTED], detectors=LEARNED)
-    lived(stores, best)
+    best_lived(stores, best)
     found = scored(stores)
     assert (found.alarms, found.days[0].details["drift"]["drifted"]) == ([], [])
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 import shadow_site
-from shadow_site import DAY, LATER, QUARTERS, SITE, ZONE
+from shadow_site import DAY, LATER, QUARTERS, SITE, ZONE, best_lived, scored
 
 from core.clock import ScaledClock
 from core.errors import InputError
@@ -37,27 +37,8 @@ from stores.postgres.policy_days import (
 )
 
 pytestmark = pytest.mark.timeout(120)
+site, best = shadow_site.site, shadow_site.best
 LONG_S = 60.0
-
-
-@pytest.fixture
-def site(stores):
-    config = shadow_site.load(stores)
-    shadow_site.series(stores, day_bounds(DAY, ZONE)[0] - timedelta(days=10), 24 * 13)
-    return config
-
-
-@pytest.fixture
-def best(stores, site):
-    return shadow_site.row(stores, "best", score=0.9)
-
-
-def scored(stores, **arguments):
-    return score_day(stores, SITE, DAY, now=LATER, **arguments)
-
-
-def lived(stores, policy_id, **arguments):
-    shadow_site.lived(stores, DAY, policy_id, "best", shadow_site.cycle(QUARTERS), **arguments)
 
 
 def another(stores):
@@ -71,7 +52,7 @@ def another(stores):
 def test_what_was_commanded_and_each_shadow_stand_side_by_side(stores, best):
     new = shadow_site.row(stores, "new", "testing")
     bad = shadow_site.row(stores, "bad", "testing")
-    lived(stores, best)
+    best_lived(stores, best)
     shadow_site.shadowed(stores, DAY, new, "new", 0.5 * shadow_site.cycle(QUARTERS))
     shadow_site.shadowed(stores, DAY, bad, "bad", shadow_site.cycle(QUARTERS), outcome="raised")
     found = scored(stores, by="me")
@@ -91,7 +72,7 @@ def test_what_was_commanded_and_each_shadow_stand_side_by_side(stores, best):
 
 def test_a_policy_commands_and_shadows_alike_for_the_same_powers(stores, best):
     new = shadow_site.row(stores, "new", "testing")
-    lived(stores, best)
+    best_lived(stores, best)
     shadow_site.shadowed(stores, DAY, new, "new", shadow_site.cycle(QUARTERS))
     commanded, shadow = scored(stores).days
     assert shadow.score == commanded.score
@@ -99,7 +80,7 @@ def test_a_policy_commands_and_shadows_alike_for_the_same_powers(stores, best):
 
 
 def test_scored_once_and_again_only_when_asked(stores, best):
-    lived(stores, best)
+    best_lived(stores, best)
     first = scored(stores, by="first")
     second = scored(stores, by="second")
     assert (first.mine, second.mine, second.marker.scored_by) == (True, False, "first")
@@ -124,7 +105,7 @@ def test_a_day_that_has_not_ended_is_refused(stores, best):
     ],
 )
 def test_a_day_that_cannot_be_scored_is_marked_with_the_reason(stores, best, broken, said):
-    lived(stores, best)
+    best_lived(stores, best)
     broken(stores)
     found = scored(stores)
     assert said in found.marker.why_not
@@ -133,7 +114,7 @@ def test_a_day_that_cannot_be_scored_is_marked_with_the_reason(stores, best, bro
 
 
 def test_load_that_nobody_measured_is_that_of_the_forecast(stores, best):
-    lived(stores, best)
+    best_lived(stores, best)
     stores.pg.execute("DELETE FROM optimizer.site_series WHERE name IN ('load_w', 'pv_w')")
     (row,) = scored(stores).days
     assert (row.details["load_measured_share"], row.details["pv_measured_share"]) == (0.0, 0.0)
@@ -141,7 +122,7 @@ def test_load_that_nobody_measured_is_that_of_the_forecast(stores, best):
 
 
 def test_two_scorers_at_once_write_it_once(stores, best):
-    lived(stores, best)
+    best_lived(stores, best)
     computed, go, results = threading.Event(), threading.Event(), []
 
     def hold():
@@ -164,7 +145,7 @@ def test_two_scorers_at_once_write_it_once(stores, best):
 
 
 def test_a_scorer_that_lost_its_connection_writes_nothing_over_another_s(stores, best):
-    lived(stores, best)
+    best_lived(stores, best)
 
     def lose_the_lock():
         with another(stores) as other:
@@ -200,7 +181,7 @@ with open_stores(StoreSettings.from_env()) as stores:
 
 @pytest.mark.parametrize("where", ["computed", "writing"])
 def test_killed_in_the_middle_nothing_is_there_and_the_next_start_scores(stores, best, tmp_path, where):
-    lived(stores, best)
+    best_lived(stores, best)
     script = KILLED.format(root=str(Path(__file__).parents[2]), site=SITE, day=DAY.isoformat(), now=LATER.isoformat())
     done = subprocess.run(
         [sys.executable, "-c", script, where], env=environment(stores, tmp_path), capture_output=True, timeout=60, check=False
@@ -221,7 +202,7 @@ def environment(stores, folder):
 
 
 def test_the_dispatcher_s_keeper_scores_what_is_due_in_a_process_of_its_own(stores, best):
-    lived(stores, best)
+    best_lived(stores, best)
     metrics = DispatchMetrics()
     keeper = DayKeeper(stores, SITE, ScaledClock(LATER, 0.0, 1e-9), "keeper", metrics.site(SITE))
     try:
@@ -238,7 +219,7 @@ def test_the_dispatcher_s_keeper_scores_what_is_due_in_a_process_of_its_own(stor
 
 
 def test_a_scoring_process_that_dies_is_an_error_that_is_tried_again(stores, best):
-    lived(stores, best)
+    best_lived(stores, best)
     keeper = DayKeeper(stores, SITE, ScaledClock(LATER, 0.0, 1e-9), "keeper")
     stores.pg.execute("ALTER TABLE optimizer.policy_days ADD CONSTRAINT away CHECK (j_eur > 1e11)")
     try:
@@ -254,7 +235,7 @@ def test_a_scoring_process_that_dies_is_an_error_that_is_tried_again(stores, bes
 
 def test_the_command_line(stores, best, tmp_path, monkeypatch):
     new = shadow_site.row(stores, "new", "testing")
-    lived(stores, best)
+    best_lived(stores, best)
     shadow_site.shadowed(stores, DAY, new, "new", 0.5 * shadow_site.cycle(QUARTERS))
     for name, value in environment(stores, tmp_path).items():
         monkeypatch.setenv(name, value)
