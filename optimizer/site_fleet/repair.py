@@ -41,6 +41,8 @@ SPAN = 8
 """Steps of a walk: a cache line of each profile."""
 ENERGY, TEMPERATURE, HIGHEST, LOWEST = range(4)
 """A device's state at the start of a step."""
+NET, CHARGE, DISCHARGE = range(3)
+"""What devices do together in a step, W."""
 
 
 @stage
@@ -62,12 +64,13 @@ def _limits(p, first, last, strict, hot, high, low, kept, depth):
 def _walk(p, power, h, first, last, begin, fixed, start, end, states, limits, totals):
     """Devices first <= i < last from step start to end; `states` (B, SPAN + 1, 4) holds those of the span that starts at `begin`.
 
-    Powers are cut to what each device may do, but for step `start` where `fixed`. totals (3, SPAN): net, charge, discharge.
+    Powers are cut to what each device may do, but for step `start` where `fixed`. totals (3, SPAN): NET, CHARGE, DISCHARGE.
     """
     hot, high, low, kept, depth = limits
     for i in range(first, last):
         at = start - begin
-        e, t, highest, lowest = states[i, at, 0], states[i, at, 1], states[i, at, 2], states[i, at, 3]
+        e, t = states[i, at, ENERGY], states[i, at, TEMPERATURE]
+        highest, lowest = states[i, at, HIGHEST], states[i, at, LOWEST]
         for k in range(start, end):
             net, now = power[i, k], place(p, i, k)
             if not (fixed and k == start):
@@ -77,14 +80,15 @@ def _walk(p, power, h, first, last, begin, fixed, start, end, states, limits, to
                 net = min(max(net, -charge), discharge)
                 power[i, k] = net
             charge, discharge = max(-net, 0.0), max(net, 0.0)
-            totals[0, k - begin] += net
-            totals[1, k - begin] += charge
-            totals[2, k - begin] += discharge
+            totals[NET, k - begin] += net
+            totals[CHARGE, k - begin] += charge
+            totals[DISCHARGE, k - begin] += discharge
             e = energy_after(now, h, e, charge, discharge)
             t = temperature_after(now, t, charge, discharge)
             highest, lowest = max(highest, e), min(lowest, e)
             at = k - begin + 1
-            states[i, at, 0], states[i, at, 1], states[i, at, 2], states[i, at, 3] = e, t, highest, lowest
+            states[i, at, ENERGY], states[i, at, TEMPERATURE] = e, t
+            states[i, at, HIGHEST], states[i, at, LOWEST] = highest, lowest
 
 
 @kept_on_disk
@@ -101,7 +105,7 @@ def _correct(p, power, h, k, states, limits, excess, flowing, sign):
         return
     room, available = np.zeros(count), 0.0
     for i in range(count):
-        e, t, highest, lowest = states[i, 0], states[i, 1], states[i, 2], states[i, 3]
+        e, t, highest, lowest = states[i, ENERGY], states[i, TEMPERATURE], states[i, HIGHEST], states[i, LOWEST]
         charge, discharge = _rooms(
             place(p, i, k), h, e, t, highest, lowest, depth[i], hot[i, k], high[i, k], low[i, k], kept[i, k]
         )  # fmt: skip
