@@ -159,7 +159,7 @@ class SiteMetrics:
         self.all.commands.labels(self.site_id, kind.value).inc(count)
 
     def ended(self, outcome: Outcome) -> None:
-        """A device's answer has ended a command."""
+        """A device's answer has ended a command; one that mends an end inferred before has not."""
         self.all.outcomes.labels(self.site_id, outcome.value).inc()
 
     def overdue(self, count: int) -> None:

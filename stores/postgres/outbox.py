@@ -194,6 +194,12 @@ def record_response(conn: psycopg.Connection[Any], response: Response, *, inferr
     The first answer of a device stands. An end that is `inferred` (by a dispatcher: no answer came, or no device will see it)
     gives way to a device's answer that comes late; `inferred_before` in the response data then says what stood there.
     """
+    written, _ = _write_end(conn, response, inferred=inferred)
+    return written
+
+
+def _write_end(conn: psycopg.Connection[Any], response: Response, *, inferred: bool) -> tuple[bool, bool]:
+    """(whether it was written, whether the command had not ended before); see record_response."""
     begun = response.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.REJECTED, Outcome.INDETERMINATE)
     data = {**response.data, "outcome": response.outcome.value, **({"inferred": True} if inferred else {})}
     with conn.transaction():
@@ -216,16 +222,20 @@ def record_response(conn: psycopg.Connection[Any], response: Response, *, inferr
                 "inferred": inferred,
             },
         ).rowcount
+        first = 0
         if done:
-            conn.execute(
-                "UPDATE optimizer.command_outbox SET ended_at = coalesce(ended_at, clock_timestamp()) WHERE command_id = %s",
+            first = conn.execute(
+                "UPDATE optimizer.command_outbox SET ended_at = clock_timestamp() WHERE command_id = %s AND ended_at IS NULL",
                 (response.command_id,),
-            )
-    return bool(done)
+            ).rowcount
+    return bool(done), bool(first)
 
 
 def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> Outcome | None:
-    """Write an answer as it came from Redis (stores.redis.pending.parse_response); the outcome when it ended a command."""
+    """Write an answer as it came from Redis (stores.redis.pending.parse_response); the outcome when it ended a command.
+
+    None where it mends an end that was inferred: the command had ended before.
+    """
     acknowledged = datetime.fromisoformat(answer["acknowledged_at"])
     if answer["kind"] == "acknowledged":
         record_acknowledged(conn, answer["command_id"], acknowledged)
@@ -239,7 +249,8 @@ def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> Outcome 
         acknowledged_at=acknowledged,
         completed_at=datetime.fromisoformat(answer["completed_at"]),
     )
-    return response.outcome if record_response(conn, response) else None
+    _, first = _write_end(conn, response, inferred=False)
+    return response.outcome if first else None
 
 
 def end_unpushed(conn: psycopg.Connection[Any], command_id: str, outcome: Outcome, why: str, at: datetime) -> bool:
@@ -263,6 +274,7 @@ def expire_overdue(conn: psycopg.Connection[Any], site_id: str, now: datetime, g
     """End commands without an answer at deadline + grace: expired, or indeterminate when a device had begun.
 
     One that was issued later than `now` is from before Redis' clock was set back: no device begins it any more, and it ends, too.
+    Returns how many ended here; what another ended meanwhile is not among them.
     """
     rows = conn.execute(
         """
@@ -273,11 +285,12 @@ def expire_overdue(conn: psycopg.Connection[Any], site_id: str, now: datetime, g
         """,
         {"site": site_id, "now": now, "grace": timedelta(seconds=grace_s)},
     ).fetchall()
+    ended = 0
     for command_id, begun in rows:
         outcome = Outcome.INDETERMINATE if begun else Outcome.EXPIRED
         why = "begun, but never reported as done" if begun else "no device began it before its deadline"
-        end_unpushed(conn, command_id, outcome, why, now)
-    return len(rows)
+        ended += end_unpushed(conn, command_id, outcome, why, now)
+    return ended
 
 
 def open_commands(conn: psycopg.Connection[Any], site_id: str) -> int:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from core.clock import ScaledClock
-from core.commands import CommandType
+from core.commands import CommandType, Outcome, Response
 from core.errors import InputError
 from core.pack import Pack
 from core.series import Series
@@ -34,11 +34,12 @@ from serving.dispatch.supervisor import Supervisor
 from serving.dispatch.tick import SiteDispatcher, TickOptions
 from serving.site_loader import load_site
 from stores.mongo.telemetry import insert_telemetry, pack_document
-from stores.postgres import leases
+from stores.postgres import leases, outbox
 from stores.postgres.decisions import decisions, last_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.history import history
 from stores.postgres.series import write_series
+from stores.redis import pending
 
 pytestmark = pytest.mark.timeout(120)
 SITE_FILE = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
@@ -106,6 +107,31 @@ def test_who_decided_and_why_better_ones_did_not_is_in_the_metrics(stores):
     assert sample(metrics, "commands_open", site="demo", state="pushed") == 1
     assert sample(metrics, "input_age_seconds", site="demo", input="telemetry") == 10
     assert sample(metrics, "devices", site="demo", state="commanded") == 1
+
+
+def test_the_end_of_a_command_is_counted_once_though_the_device_mends_it_later(stores):
+    """It stood as overdue when the device's own word came after all."""
+    metrics = DispatchMetrics()
+    dispatcher = SiteDispatcher(stores, "demo", metrics=metrics.site("demo"))
+    draft = outbox.CommandDraft(
+        device_id="pack-demo", site_id="demo", command_type=CommandType.REQUEST_STATUS, parameters={}, issued_by="test"
+    )
+    now = pending.redis_now(stores.redis)
+    mended, answered = (
+        outbox.enqueue(stores.pg, [draft], epoch=1, redis_now=issued)[0] for issued in (now - timedelta(minutes=1), now)
+    )
+    assert dispatcher.expire_overdue() == 1
+    assert sample(metrics, "commands_ended_total", site="demo", outcome="overdue") == 1
+    for command in (mended, answered, answered):
+        response = Response(
+            command_id=command.command_id, device_id="pack-demo", outcome=Outcome.COMPLETED, message="done", data={},
+            acknowledged_at=now, completed_at=now,
+        )  # fmt: skip
+        stores.redis.lpush(pending.responses_key("demo"), pending.response_json(response))
+    assert dispatcher.settle() == 3
+    assert [row.response_data["outcome"] for row in history(stores.pg, "demo")] == ["completed", "completed"]
+    assert sample(metrics, "commands_ended_total", site="demo", outcome="completed") == 1, "the one that was answered in time"
+    assert sample(metrics, "commands_ended_total", site="demo", outcome="overdue") == 1
 
 
 def test_a_measurement_gravely_beyond_its_limit_shuts_the_device_down_and_the_latch_stays(stores):
