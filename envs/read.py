@@ -26,7 +26,7 @@ def read_series(
 
     `time` names the column of stamps, by default the first one. Stamps without an offset are refused unless `zone` says whose
     clock they show (an IANA name; UTC for most published prices). Up to `most_missing` steps in a row that are absent are filled
-    linearly. InputError names file, line, value and what was expected.
+    linearly; so are empty cells then. InputError names file, line, value and what was expected.
     """
     text = _text(path)
     rows = csv.reader(io.StringIO(text))
@@ -40,6 +40,8 @@ def read_series(
         where = f"{path}:{line}"
         if len(row) <= max(at_value, at_time):
             raise InputError(source=where, field="row", value=",".join(row), expected=f"{len(header)} columns")
+        if most_missing > 0 and not row[at_value].strip():
+            continue  # as absent as a missing line
         stamps.append(_stamp(row[at_time], zone, where, header[at_time]))
         values.append(_number(row[at_value], where, column) * scale)
     stamps, values = _filled(stamps, values, most_missing, str(path))

@@ -57,6 +57,8 @@ class Read:
     config: AnyConfig
     origin: Origin
     values: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+    """As they were given."""
 
 
 def read_config(path: Path, overrides: Iterable[str] = ()) -> Read:
@@ -74,14 +76,15 @@ def parse_config(text: str, source: str, overrides: Iterable[str] = ()) -> Read:
     origin = Origin(file=source, text=text)
     config = _of_file(text, source)
     values: dict[str, Any] = yaml.safe_load(text)
-    given = [_override(one) for one in overrides]
+    texts = tuple(overrides)
+    given = [_override(one) for one in texts]
     if given:
         for key, value in given:
             _put(values, key, value)
         origin = Origin(file=source, text=text, overridden=tuple(key for key, _ in given))
         config = _of_values(values, origin)
     check_split(config, origin)
-    return Read(config=config, origin=origin, values=values)
+    return Read(config=config, origin=origin, values=values, overrides=texts)
 
 
 def check_split(config: AnyConfig, origin: Origin) -> None:
@@ -187,8 +190,10 @@ def _of_values(values: Mapping[str, Any], origin: Origin) -> AnyConfig:
         if first["type"] == "extra_forbidden":
             expected = "a known key" + nearest(str(first["loc"][-1]), _known(model, first["loc"][:-1]))
         value = "this combination" if isinstance(first.get("input"), Mapping | BaseModel) else first.get("input")
-        about = field or expected.partition(":")[0]
-        raise InputError(source=origin.of(about), field=field or "config", value=value, expected=expected) from None
+        about = field
+        if not field and ": " in expected:  # a check across keys: its text begins with the key that it is about
+            about, _, expected = expected.partition(": ")
+        raise InputError(source=origin.of(about), field=about or "config", value=value, expected=expected) from None
     return config
 
 

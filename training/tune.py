@@ -24,7 +24,7 @@ from training.rl_run import Progress, TrainingError, train_seed
 from training.run_directory import config_sha256, locked
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-IDENTITY = "config_sha256"
+IDENTITY, SPACE = "config_sha256", "space"
 Told = Callable[[int, Mapping[str, Any], Progress], object]
 """Called with the trial's number, its settings, and its progress."""
 
@@ -52,7 +52,7 @@ def check_space(config: AnyConfig, read: Read) -> TuningConfig:
         field = f"tuning.space.{key}"
         for value in tuned.choices or (tuned.low, tuned.high):
             try:
-                parse_config(read.origin.text, read.origin.file, [f"{key}={_written(tuned, value)}"])
+                parse_config(read.origin.text, read.origin.file, [*read.overrides, f"{key}={_written(tuned, value)}"])
             except InputError as error:
                 where = read.origin.of(field)
                 raise InputError(source=where, field=field, value=value, expected=error.expected) from None
@@ -106,7 +106,14 @@ def _study(base: AnyRlConfig, tuning: TuningConfig, folder: Path) -> optuna.Stud
         raise InputError(
             source=str(folder), field="study", value="another config's", expected="this config's: another name makes a new study"
         )
+    # Choices are kept by their place, and Optuna wants them unchanged.
+    space = {key: tuned.model_dump(mode="json") for key, tuned in tuning.space.items()}
+    if study.user_attrs.get(SPACE, space) != space:
+        raise InputError(
+            source=str(folder), field="tuning.space", value="another", expected="the study's: another name makes a new study"
+        )
     study.set_user_attr(IDENTITY, identity)
+    study.set_user_attr(SPACE, space)
     # A trial that is still running was broken off: nobody else may be in the folder. Its settings are drawn again.
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -128,7 +135,7 @@ def _run(
     """One trial; whether it was told to stop."""
     settings = dict(trial.params)
     try:
-        found = parse_config(read.origin.text, read.origin.file, overrides)
+        found = parse_config(read.origin.text, read.origin.file, [*read.overrides, *overrides])
         config: AnyRlConfig = with_files(found.config, folders, found.origin)  # type: ignore[arg-type]
     except InputError as error:  # settings that do not go together
         trial.set_user_attr("refused", str(error))
@@ -192,7 +199,7 @@ def _count(study: optuna.Study, states: Sequence[TrialState]) -> int:
 
 def _found(study: optuna.Study, tuning: TuningConfig, stopped: bool) -> Found:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best = max(complete, key=lambda trial: trial.value or float("-inf"), default=None)
+    best = max(complete, key=lambda trial: float("-inf") if trial.value is None else trial.value, default=None)
     return Found(
         trials=_count(study, FINISHED),
         pruned=_count(study, (TrialState.PRUNED,)),

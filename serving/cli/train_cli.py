@@ -10,13 +10,13 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from core.errors import InputError, PulseBmsError
@@ -95,7 +95,8 @@ def tune(
                 bars.update(shown[number], said=_scored(step.best, step.score))
                 if not console.is_terminal:
                     said = _scored(step.best, step.score)
-                    console.print(f"trial {number}: {step.step} of {step.steps} steps, {said}", soft_wrap=True)
+                    done = f"{_counted(step.step, step.steps)}{_left(bars, shown[number])}"
+                    console.print(f"trial {number}: {done}, {said}", soft_wrap=True)
 
         found = search(read, folder, trials, folders=_folders(), told=told, stop=stop.is_set)
     console.print(f"{found.trials} trials finished, {found.pruned} of them ended early; study: {folder / 'study.db'}")
@@ -143,7 +144,9 @@ def show(run_dir: Path = typer.Argument(..., help="A run's directory, or an arte
     """What an artefact is and what it reached on validation; verified as serving verifies it."""
     artefact, _ = _artefact_of(run_dir)
     said = artefact.metadata
-    table = Table("field", "value", show_header=False)
+    table = Table(show_header=False)
+    table.add_column("field", no_wrap=True)
+    table.add_column("value", overflow="fold")
     table.add_row("sha256", artefact.sha256)
     table.add_row("kind, layout", f"{said.kind}, {said.layout}")
     table.add_row("chemistries", ", ".join(chemistry.value for chemistry in said.chemistries))
@@ -191,7 +194,9 @@ def _train_rl(read: Read, folder: Path, again: str, *, resume: bool, jobs: int) 
             said = "" if event["best"] is None else _scored(event["best"], event["score"])
             bars.update(tasks[seed], completed=event["step"], said=said)
             if event["score"] is not None and not console.is_terminal:
-                console.print(f"seed {seed}: {event['step']} of {event['steps']} steps, {said}", soft_wrap=True)
+                console.print(
+                    f"seed {seed}: {_counted(event['step'], event['steps'])}{_left(bars, tasks[seed])}, {said}", soft_wrap=True
+                )
 
         ended: dict[int, Ended] = run_seeds(folder, config.seeds, listen, jobs=jobs)
     failed = {seed: how.message for seed, how in ended.items() if how.event == "failed"}
@@ -228,6 +233,10 @@ def _train_value(read: Read, folder: Path) -> None:
     from training.value_network import train_value
 
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+    if any(folder.glob("seed-*")):
+        raise InputError(
+            source="command line", field="--run-dir", value=str(folder), expected="a directory without a run of PPO or SAC"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _progress() as bars:
         tasks: dict[str, Any] = {}
@@ -237,7 +246,13 @@ def _train_value(read: Read, folder: Path) -> None:
                 tasks[what] = bars.add_task(what, total=total, said="")
             bars.update(tasks[what], completed=done, said=f"{100 * score:.2f} % of perfect foresight")
 
-        artefact = train_value(config, folder, told)
+        try:
+            artefact = train_value(config, folder, told)
+        except InputError as error:  # dates between which the file holds nothing: only the file could tell
+            if not error.field.startswith("split"):
+                raise
+            where = read.origin.of("split")
+            raise InputError(source=where, field=error.field, value=error.value, expected=error.expected) from None
     (folder / CONFIG).write_text(config_text(config), encoding="utf-8")
     record: dict[str, Any] = {"config_file": read.origin.file, "config_sha256": config_sha256(config), "packages": versions()}
     record |= {"code": code_version(), "data_sha256": artefact.metadata.training["data_sha256"]}
@@ -257,6 +272,16 @@ def _progress() -> Progress:
 def _scored(best: float | None, score: float | None) -> str:
     now = "" if score is None else f"{score:.2f}, "
     return "" if best is None else f"validation {now}best {best:.2f} EUR/kWh/a"
+
+
+def _counted(step: int, steps: int) -> str:
+    return f"{step} of {steps} steps"
+
+
+def _left(bars: Progress, task: TaskID) -> str:
+    """What a bar shows, for a log file: the time left, once steps have been timed."""
+    left_s = next(one.time_remaining for one in bars.tasks if one.id == task)
+    return "" if not left_s else f", {timedelta(seconds=round(left_s))} left"
 
 
 def _short(value: object) -> str:

@@ -152,6 +152,12 @@ def test_files_are_read(tmp_path):
     assert series.start == datetime(2020, 1, 1, tzinfo=UTC)
     with pytest.raises(InputError, match="gap"):
         read_series(path, "eur_mwh", "price", zone="UTC", most_missing=1)
+    empty = tmp_path / "empty.csv"
+    empty.write_text("\n".join(["utc,eur_mwh"] + [f"2020-01-01 {h:02d}:00:00,{'' if h in (5, 6) else h}" for h in range(24)]))
+    again = read_series(empty, "eur_mwh", "price_eur_per_kwh", scale=0.001, zone="UTC", most_missing=2)
+    np.testing.assert_array_equal(again.values, series.values)
+    with pytest.raises(InputError, match=r"empty\.csv:7: eur_mwh"):
+        read_series(empty, "eur_mwh", "price", zone="UTC")
     with pytest.raises(InputError, match=r"gz:2: utc.*UTC offset"):
         read_series(path, "eur_mwh", "price")
     with pytest.raises(InputError, match="did you mean 'eur_mwh'"):

@@ -74,6 +74,7 @@ def test_what_is_wrong_is_named_with_its_line(good, bad, field, words):
         ("split.train=2023", "--set split.train", "the split leaks"),
         ("algorithm=sca", "--set algorithm", "did you mean 'sac'"),
         ("ppo.batch_size=7", "--set ppo.batch_size", "a divisor"),
+        ("seeds=[1, 1]", "--set seeds: seeds", "each once"),
         ("env.config.packs.1.soh_pct=[70,80]", "--set env.config.packs.1.soh_pct", "a place from 0 to 0"),
         ("name.first=1", "--set name.first", "a key that holds others"),
         ("ppo.gamma", "command line", "KEY=VALUE"),
@@ -212,6 +213,18 @@ def test_the_energy_value_network_trains_from_its_file(monkeypatch, capfd, tmp_p
     assert said.training["config"]["fit"]["iterations"] == 90
     assert json.loads((folder / "run.json").read_text())["data_sha256"] == said.training["data_sha256"]
     assert parse_config((folder / "config.yaml").read_text(), "config.yaml").config.fit.iterations == 90
+
+
+def test_dates_without_data_are_named_with_their_line(refused, tmp_path):
+    text = VALUE.format(path=write_prices(tmp_path / "prices.csv"))
+    for year in (2020, 2021):
+        text = text.replace(f"{year}-", f"{year + 20}-")
+    file = tmp_path / "value.yaml"
+    file.write_text(text)
+    command = ("train", str(file), "--run-dir", str(tmp_path / "run"))
+    assert f"value.yaml:{line_of(text, 'split:')}: split.train" in refused(*command)
+    (tmp_path / "run" / "seed-0").mkdir(parents=True)
+    assert "without a run of PPO or SAC" in refused(*command)
 
 
 def test_an_energy_value_config_is_checked_the_same_way(tmp_path):

@@ -357,6 +357,15 @@ def test_a_search_is_continued_and_says_what_was_best(prices, tmp_path):
     assert tune(read, tmp_path, 3, folders=[tmp_path], told=pytest.fail).trials == 3
     with pytest.raises(InputError, match="another config"):
         tune(tuned_case(prices, ("num_envs: 8", "num_envs: 16")), tmp_path, 4, folders=[tmp_path])
+    with pytest.raises(InputError, match=r"tuning\.space.*another name"):
+        tune(tuned_case(prices, ("[0.9, 0.99]", "[0.9, 0.95, 0.99]")), tmp_path, 4, folders=[tmp_path])
+
+
+def test_overrides_hold_in_every_trial(prices, tmp_path):
+    read = parse_config(config_text("elsewhere.csv") + TUNING, "tiny.yaml", ["steps=384", f"data.price.path={prices}"])
+    told = []
+    tune(read, tmp_path, 2, folders=[tmp_path], told=lambda number, _settings, progress: told.append((number, progress.steps)))
+    assert set(told) == {(0, 384), (1, 384)}
 
 
 @pytest.mark.parametrize(
