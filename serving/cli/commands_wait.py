@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from core.commands import Command, Outcome
 from stores.connections import Postgres, Redis
 from stores.postgres.history import ended_as
-from stores.redis import pending
+from stores.redis import responses
 
 LOOK_EVERY_S = 0.1
 
@@ -27,7 +27,7 @@ class Answered:
 
 def look(client: Redis, pg: Postgres | None, command: Command) -> Answered | None:
     """The command's end, if it has one by now. Without `pg`, Redis alone is asked."""
-    word = pending.find_response(client, command.site_id, command.command_id)
+    word = responses.find_response(client, command.site_id, command.command_id)
     if word is not None:
         return Answered(Outcome(word["outcome"]), str(word["message"]))
     ended = None if pg is None else ended_as(pg, command.command_id)

@@ -18,7 +18,7 @@ from core.commands import Command, CommandType, Outcome, Response
 from core.device_protocol import CommandGuard, Verdict
 from core.errors import InputError, StoreError
 from serving.device_client.journal import Answer, Journal
-from stores.redis import pending
+from stores.redis import pending, responses
 from stores.redis.connect import Client, client_of
 from stores.redis.status import write_status
 
@@ -140,7 +140,7 @@ class DeviceClient:
         # First what was begun: the answer of a completed reset, were it lost, clears the latch before it is read.
         for work in begun:
             self._admit(work)
-        self._tell_again(pending.told(self.redis, self.device_id), besides={work.command.command_id for work in begun})
+        self._tell_again(responses.told(self.redis, self.device_id), besides={work.command.command_id for work in begun})
         # A start that was taken before an emergency_shutdown must not be executed after it, nor a reset undo it.
         self._obey_latch(pending.latch_of(self.redis, self.device_id))
         for work in [work for work in fresh if work.resets]:
@@ -162,7 +162,7 @@ class DeviceClient:
             self._tell_again(found.told)
             self._obey_latch(found.latch)
             if found.expired:
-                pending.answer_expired(self.redis, found.expired, pending.redis_now(self.redis))
+                responses.answer_expired(self.redis, found.expired, pending.redis_now(self.redis))
             for raw in found.broken:
                 self.on_dropped(raw[:BROKEN_BYTES])
             if found.taken is None:
@@ -174,7 +174,7 @@ class DeviceClient:
 
     def acknowledge(self, work: Work) -> None:
         """Say again that the command is in hand: for one that takes long, after Redis came back empty. Harmless otherwise."""
-        pending.acknowledge(self.redis, work.command, work.redis_now)
+        responses.acknowledge(self.redis, work.command, work.redis_now)
 
     def begin(self, work: Work) -> bool:
         """Write "begun" to the journal, on disk; act only when this returns True, and at once.
@@ -285,7 +285,7 @@ class DeviceClient:
             return
         lost = [answer for answer in self.journal.untold(mark) if answer.command_id not in {*self._open, *besides}]
         if lost or besides or self._behind:
-            pending.announce(self.redis, self.device_id, [(answer.site_id, answer.text) for answer in lost], self.journal.mark)
+            responses.announce(self.redis, self.device_id, [(answer.site_id, answer.text) for answer in lost], self.journal.mark)
         self._behind = False
 
     def _admit(self, work: Work) -> Work | None:
@@ -339,14 +339,14 @@ class DeviceClient:
 
     @staticmethod
     def _kept(work: Work, response: Response) -> Answer:
-        return Answer(work.command.command_id, work.command.site_id, pending.response_json(response))
+        return Answer(work.command.command_id, work.command.site_id, responses.response_json(response))
 
     def _hand_in(self, work: Work, response: Response, mark: str) -> None:
         """To Redis; one that does not get there keeps the mark where it is, so that it is told again."""
         done = response.outcome is Outcome.COMPLETED and work.resets
         clear = (work.latch or self.guard.latch) if done and not self.guard.latched else ""
         try:
-            pending.finish(
+            responses.finish(
                 self.redis,
                 work.command,
                 work.raw,

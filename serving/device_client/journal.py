@@ -113,7 +113,7 @@ class Journal:
 
     @property
     def mark(self) -> str:
-        """Names the newest answer of this journal: what Redis is told with it (stores.redis.pending.told)."""
+        """Names the newest answer of this journal: what Redis is told with it (stores.redis.responses.told)."""
         return f"{self._id}:{self._newest}"
 
     def untold(self, mark: str) -> list[Answer]:

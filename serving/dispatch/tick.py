@@ -35,7 +35,7 @@ from stores.postgres.decisions import record_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.leases import FencedError, HeldLease, check_fence
 from stores.postgres.policies import ranked_policies
-from stores.redis import pending
+from stores.redis import pending, responses
 
 log = structlog.get_logger()
 
@@ -93,9 +93,9 @@ class SiteDispatcher:
         """
         begun_s = time.monotonic()
         commanding = lease if not options.dry_run else None
-        responses = expired = count = 0
+        answered = expired = count = 0
         if commanding is not None:
-            responses = self.settle()
+            answered = self.settle()
             expired = self.expire_overdue()
             self.push_unpushed(commanding)
             count = self._shut_down_alarmed(starts_at, options, commanding)
@@ -130,7 +130,7 @@ class SiteDispatcher:
         result = TickResult(
             decision=decision,
             commands=count,
-            responses=responses,
+            responses=answered,
             expired=expired,
             left_out=left_out,
             wall_s=time.monotonic() - begun_s,
@@ -177,7 +177,7 @@ class SiteDispatcher:
         """Write what devices answered into command_history; each answer is dropped from Redis only after that."""
         count = 0
         while True:
-            batch = pending.take_responses(self.stores.redis, self.site_id, RESPONSES_A_TICK)
+            batch = responses.take_responses(self.stores.redis, self.site_id, RESPONSES_A_TICK)
             # After the read: whatever answer is in the batch, its command was put here before it went out.
             record_sent(self.stores.pg, self.stores.redis, self.site_id)
             if not batch:
@@ -186,12 +186,12 @@ class SiteDispatcher:
             with self.stores.pg.transaction():
                 for item in batch:
                     try:
-                        outcome = outbox.record(self.stores.pg, pending.parse_response(item))
+                        outcome = outbox.record(self.stores.pg, responses.parse_response(item))
                     except InputError as error:
                         log.error("answer_unreadable", why=str(error))
                     else:
                         ended += [outcome] if outcome is not None else []
-            pending.drop_responses(self.stores.redis, self.site_id, batch)
+            responses.drop_responses(self.stores.redis, self.site_id, batch)
             for outcome in ended:
                 self.metrics.ended(outcome)
             count += len(batch)

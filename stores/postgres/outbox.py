@@ -232,7 +232,7 @@ def _write_end(conn: psycopg.Connection[Any], response: Response, *, inferred: b
 
 
 def record(conn: psycopg.Connection[Any], answer: Mapping[str, Any]) -> Outcome | None:
-    """Write an answer as it came from Redis (stores.redis.pending.parse_response); the outcome when it ended a command.
+    """Write an answer as it came from Redis (stores.redis.responses.parse_response); the outcome when it ended a command.
 
     None where it mends an end that was inferred: the command had ended before.
     """

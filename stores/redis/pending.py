@@ -1,17 +1,17 @@
-"""The command queue in Redis: push, take, finish, answers. Every change of more than one key is one Lua script.
+"""The command queue in Redis: push, take, latches, epochs. Every change of more than one key is one Lua script.
 
 Keys: commands:pending:{device}, commands:processing:{device}, commands:pushed:{device} (ids until their deadlines, for
 re-pushes), commands:responses:{site}, device:latch:{device} (the id of the shutdown that set it), commands:told:{device} (the
 device's own mark of the last answer that it handed in), commands:unrecorded:{site} (shutdowns that went out before they
 were recorded), commands:epoch:{site} (the highest epoch that has pushed: older ones are refused), device:site:{device} (so that
-a shutdown finds its site without PostgreSQL). docs/command_protocol.md has the wire format.
+a shutdown finds its site without PostgreSQL). The wire format: docs/command_protocol.md. Not here: answers (responses.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -22,25 +22,20 @@ from typing import Any
 import redis
 from redis.client import Pipeline
 
-from core.commands import Command, Outcome, Response, iso_utc
+from core.commands import Command
 from core.errors import InputError
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """A Lua script of this package."""
     return (files(__package__) / "lua" / name).read_text()
 
 
 PUSH_BATCH = 200
 """Messages of one call of the script: so long, a few milliseconds, the server hears nobody else."""
 _RESPONSES = "commands:responses:"
-_PUSH, _TAKE, _FINISH = _script("push.lua"), _script("take.lua"), _script("finish.lua")
+_PUSH, _TAKE, _ANNOUNCE_EPOCH = script("push.lua"), script("take.lua"), script("announce_epoch.lua")
 _PUSH_SHA = hashlib.sha1(_PUSH.encode(), usedforsecurity=False).hexdigest()
-
-
-_ANNOUNCE = """
-if tonumber(ARGV[1]) > tonumber(redis.call('GET', KEYS[1]) or '0') then redis.call('SET', KEYS[1], ARGV[1]) end
-return 1
-"""
 
 
 def pending_key(device_id: str) -> str:
@@ -133,15 +128,11 @@ def push_many(client: redis.Redis, commands: Sequence[Command]) -> list[PushResu
     pipe = client.pipeline(transaction=False)
     pipe.script_load(_PUSH)  # in the same round trip: a server that was restarted knows the script before it is called
     for _, same_site in groupby(commands, key=lambda command: command.site_id):
-        for batch in _batches(list(same_site)):
-            _call_push(pipe, batch)
+        site = list(same_site)
+        for first in range(0, len(site), PUSH_BATCH):
+            _call_push(pipe, site[first : first + PUSH_BATCH])
     replies = chain.from_iterable(pipe.execute()[1:])
     return [_push_result(command, reply) for command, reply in zip(commands, replies, strict=True)]
-
-
-def _batches(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
-    for first in range(0, len(commands), PUSH_BATCH):
-        yield commands[first : first + PUSH_BATCH]
 
 
 def _call_push(pipe: Pipeline, commands: Sequence[Command]) -> None:
@@ -174,7 +165,7 @@ def known_epoch(client: redis.Redis, site_id: str) -> int:
 
 def announce_epoch(client: redis.Redis, site_id: str, epoch: int) -> None:
     """Refuse pushes of older epochs from now on. A newer epoch that is there already stays."""
-    client.eval(_ANNOUNCE, 1, epoch_key(site_id), epoch)
+    client.eval(_ANNOUNCE_EPOCH, 1, epoch_key(site_id), epoch)
 
 
 def unrecorded(client: redis.Redis, site_id: str) -> list[str]:
@@ -271,151 +262,14 @@ def latched_among(client: redis.Redis, device_ids: Sequence[str]) -> set[str]:
     return {device_id for device_id, there in zip(device_ids, pipe.execute(), strict=True) if there}
 
 
-def response_json(response: Response) -> str:
-    """A terminal answer as it travels."""
-    return json.dumps(
-        {
-            "kind": "response",
-            "command_id": response.command_id,
-            "device_id": response.device_id,
-            "outcome": response.outcome.value,
-            "message": response.message,
-            "data": dict(response.data),
-            "acknowledged_at": iso_utc(response.acknowledged_at),
-            "completed_at": iso_utc(response.completed_at),
-        },
-        allow_nan=False,
-    )
-
-
-def acknowledge(client: redis.Redis, command: Command, at: datetime) -> None:
-    """Say again that the device holds the command; the take has said it already."""
-    word = {"kind": "acknowledged", "command_id": command.command_id, "acknowledged_at_ms": str(round(at.timestamp() * 1000))}
-    client.lpush(responses_key(command.site_id), json.dumps(word))
-
-
-def finish(
-    client: redis.Redis,
-    command: Command,
-    raw: str,
-    response: Response,
-    *,
-    device_id: str = "",
-    clear_latch: str = "",
-    told: str = "",
-) -> None:
-    """Hand in the answer and let the message go, in one step.
-
-    `device_id`: who took it, where that is not whom it is meant for. `clear_latch`: the latch that a completed reset ends, as it
-    stood when the reset was taken; another one stays. `told`: the device's new mark of what it has told (see TakeResult.told);
-    empty leaves the old one.
-    """
-    device_id = device_id or command.device_id
-    keys = processing_key(device_id), responses_key(command.site_id), latch_key(device_id), told_key(device_id)
-    client.eval(_FINISH, len(keys), *keys, raw, response_json(response), clear_latch, told)
-
-
-def told(client: redis.Redis, device_id: str) -> str:
-    """The device's mark of what it has told; empty when there is none."""
-    return str(client.get(told_key(device_id)) or "")
-
-
 def latch_of(client: redis.Redis, device_id: str) -> str:
     """The shutdown whose latch stands; empty for none."""
     return str(client.get(latch_key(device_id)) or "")
 
 
-def announce(client: redis.Redis, device_id: str, answers: Sequence[tuple[str, str]], mark: str) -> None:
-    """Hand in (site id, answer JSON) once more and set the device's mark, in one transaction: Redis had lost them."""
-    pipe = client.pipeline(transaction=True)
-    for site_id, answer in answers:
-        pipe.lpush(responses_key(site_id), answer)
-    pipe.set(told_key(device_id), mark)
-    pipe.execute()
-
-
 def announce_latch(client: redis.Redis, device_id: str, latch: str) -> None:
     """The device is latched and Redis does not know it: nobody is to plan with it. A latch that is there stays as it is."""
     client.set(latch_key(device_id), latch, nx=True)
-
-
-def answer_expired(client: redis.Redis, commands: Iterable[Command], at: datetime) -> None:
-    """Answers for messages that a take dropped."""
-    for command in commands:
-        response = Response(
-            command_id=command.command_id,
-            device_id=command.device_id,
-            outcome=Outcome.EXPIRED,
-            message="its deadline passed before the device took it",
-            data={},
-            acknowledged_at=at,
-            completed_at=at,
-        )
-        client.lpush(responses_key(command.site_id), response_json(response))
-
-
-def take_responses(client: redis.Redis, site_id: str, limit: int) -> list[str]:
-    """Answers, oldest first, left in place until drop_responses: read again after a crash (recording is idempotent)."""
-    found: list[str] = client.lrange(responses_key(site_id), -limit, -1)  # type: ignore[assignment]
-    return list(reversed(found))
-
-
-def find_response(client: redis.Redis, site_id: str, command_id: str) -> dict[str, Any] | None:
-    """The first terminal answer to a command among those that wait for the record, left in place; None when there is none."""
-    waiting: list[str] = client.lrange(responses_key(site_id), 0, -1)  # type: ignore[assignment]
-    for text in reversed(waiting):
-        if command_id not in text:
-            continue
-        try:
-            word = parse_response(text)
-        except InputError:
-            continue
-        if word["kind"] == "response" and word["command_id"] == command_id:
-            return word
-    return None
-
-
-def drop_responses(client: redis.Redis, site_id: str, answers: Sequence[str]) -> None:
-    """Drop answers that command_history has."""
-    pipe = client.pipeline(transaction=False)
-    for answer in answers:
-        pipe.lrem(responses_key(site_id), -1, answer)
-    pipe.execute()
-
-
-def parse_response(text: str) -> dict[str, Any]:
-    """An answer as a dict, `acknowledged_at` in ISO 8601; InputError when it is none.
-
-    Everything that PostgreSQL would refuse is refused here: one device's rubbish must not hold up the others' answers.
-    """
-    try:
-        raw: dict[str, Any] = json.loads(text, parse_constant=_no_constant)
-        json.dumps(raw, ensure_ascii=False).encode()  # a lone surrogate is a UnicodeEncodeError, a ValueError
-        if "\\u0000" in text:
-            raise ValueError("a NUL character")
-        if raw["kind"] == "response":
-            Outcome(raw["outcome"])
-            _aware(raw["completed_at"])
-            raw["device_id"], raw["message"] = str(raw["device_id"]), str(raw["message"])
-            raw["data"] = dict(raw.get("data") or {})
-        elif raw["kind"] != "acknowledged":
-            raise ValueError(raw["kind"])
-        if "acknowledged_at" not in raw:
-            raw["acknowledged_at"] = iso_utc(datetime.fromtimestamp(int(raw["acknowledged_at_ms"]) / 1000, tz=UTC))
-        _aware(raw["acknowledged_at"])
-        raw["command_id"] = str(raw["command_id"])
-    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError) as error:
-        raise InputError(source="responses list", field="message", value=text, expected=f"an answer ({error})") from None
-    return raw
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _aware(text: str) -> None:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError(f"{text} has no offset")
 
 
 @dataclass(frozen=True, slots=True)

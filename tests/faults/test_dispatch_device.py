@@ -21,7 +21,7 @@ from serving.device_client import Journal
 from stores.failures import STORE_FAILURES
 from stores.postgres import leases, outbox
 from stores.postgres.history import outcome_counts
-from stores.redis import pending
+from stores.redis import pending, responses
 
 pytestmark = pytest.mark.timeout(120)
 SCRIPT = Path(__file__).with_name("dispatch_device.py")
@@ -102,7 +102,7 @@ def acts(tmp_path):
 
 
 def answers(client):
-    parsed = [pending.parse_response(text) for text in pending.take_responses(client, "s", 10_000)]
+    parsed = [responses.parse_response(text) for text in responses.take_responses(client, "s", 10_000)]
     return [answer for answer in parsed if answer["kind"] == "response"]
 
 
@@ -154,8 +154,8 @@ def test_a_device_that_never_comes_back_leaves_indeterminate(start, stores):
     child = start("before_done")
     said(child, "before_done")
     kill(child)
-    for text in pending.take_responses(stores.redis, "s", 10):
-        outbox.record(stores.pg, pending.parse_response(text))
+    for text in responses.take_responses(stores.redis, "s", 10):
+        outbox.record(stores.pg, responses.parse_response(text))
     outbox.expire_overdue(stores.pg, "s", command.expires_at + timedelta(seconds=10), 5.0)
     assert outcome_counts(stores.pg, "s", command.issued_at)["indeterminate"] == 1
 
@@ -264,20 +264,20 @@ def test_a_lost_reply_to_an_answer_answers_once_more_and_the_first_stands(proxie
     )
     (command,) = outbox.enqueue(stores.pg, [draft], epoch=1, redis_now=pending.redis_now(stores.redis))
     pending.push(stores.redis, command)
-    original = pending.finish
+    original = responses.finish
 
     def finish_once_unheard(*arguments, **named):
         proxy.drop_next = 1
         original(*arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pending, "finish", finish_once_unheard)
+        patch.setattr(responses, "finish", finish_once_unheard)
         with pytest.raises(STORE_FAILURES):
             in_process.poll()
     in_process.recover()
-    texts = pending.take_responses(stores.redis, "s", 10)
+    texts = responses.take_responses(stores.redis, "s", 10)
     for text in texts * 2:  # and the dispatcher, too, may write them twice
-        outbox.record(stores.pg, pending.parse_response(text))
+        outbox.record(stores.pg, responses.parse_response(text))
     assert outcome_counts(stores.pg, "s", command.issued_at)["completed"] == 1
     assert len(acts(tmp_path)) == 1
 

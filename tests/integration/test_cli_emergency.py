@@ -17,7 +17,7 @@ from serving.dispatch.tick import SiteDispatcher, push_and_settle
 from serving.site_loader import load_site
 from stores.postgres import outbox
 from stores.postgres.history import history
-from stores.redis import pending
+from stores.redis import pending, responses
 from stores.redis.status import write_status
 
 pytestmark = pytest.mark.timeout(120)
@@ -79,7 +79,7 @@ def test_it_goes_out_without_postgresql_and_is_recorded_by_the_dispatcher_with_i
         acknowledged_at=taken.redis_now,
         completed_at=taken.redis_now,
     )
-    pending.finish(stores.redis, taken.command, taken.raw, answer)  # before there is a row to write it to
+    responses.finish(stores.redis, taken.command, taken.raw, answer)  # before there is a row to write it to
     dispatcher = SiteDispatcher(stores, site.site_id)
     dispatcher.settle()
     (row,) = history(stores.pg, site.site_id)

@@ -39,7 +39,7 @@ from stores.postgres.decisions import decisions, last_decision
 from stores.postgres.devices import list_devices
 from stores.postgres.history import history
 from stores.postgres.series import write_series
-from stores.redis import pending
+from stores.redis import pending, responses
 
 pytestmark = pytest.mark.timeout(120)
 SITE_FILE = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
@@ -127,7 +127,7 @@ def test_the_end_of_a_command_is_counted_once_though_the_device_mends_it_later(s
             command_id=command.command_id, device_id="pack-demo", outcome=Outcome.COMPLETED, message="done", data={},
             acknowledged_at=now, completed_at=now,
         )  # fmt: skip
-        stores.redis.lpush(pending.responses_key("demo"), pending.response_json(response))
+        stores.redis.lpush(pending.responses_key("demo"), responses.response_json(response))
     assert dispatcher.settle() == 3
     assert [row.response_data["outcome"] for row in history(stores.pg, "demo")] == ["completed", "completed"]
     assert sample(metrics, "commands_ended_total", site="demo", outcome="completed") == 1, "the one that was answered in time"

@@ -12,7 +12,7 @@ from core.commands import Command, CommandType, Outcome, Response
 from core.errors import InputError
 from stores.postgres import leases, outbox
 from stores.postgres.history import history, outcome_counts
-from stores.redis import pending
+from stores.redis import pending, responses
 from stores.redis.pending import Pushed
 from stores.redis.sessions import get_session, put_session
 from stores.redis.status import read_site_metrics, read_status, write_site_metrics, write_status
@@ -101,7 +101,7 @@ def test_emergency_shutdown_purges_starts_goes_first_and_latches(redis_client):
     reset = make(redis_client, CommandType.UPDATE_PARAMETERS, seq=5, reset_latch=1.0)
     assert pending.push(redis_client, reset).status is Pushed.PUSHED
     taken = pending.take(redis_client, DEVICE)
-    pending.finish(redis_client, reset, taken.raw, answer(reset), clear_latch=stop.command_id)
+    responses.finish(redis_client, reset, taken.raw, answer(reset), clear_latch=stop.command_id)
     assert pending.push(redis_client, make(redis_client, CommandType.START_CHARGE, seq=6)).status is Pushed.PUSHED
 
 
@@ -111,9 +111,9 @@ def test_what_is_taken_waits_in_processing_until_it_is_answered(redis_client):
     pending.push(redis_client, command)
     taken = pending.take(redis_client, DEVICE)
     assert pending.processing(redis_client, DEVICE) == [taken.raw]
-    pending.finish(redis_client, command, taken.raw, answer(command))
+    responses.finish(redis_client, command, taken.raw, answer(command))
     assert pending.processing(redis_client, DEVICE) == []
-    words = [pending.parse_response(text) for text in pending.take_responses(redis_client, "s", 10)]
+    words = [responses.parse_response(text) for text in responses.take_responses(redis_client, "s", 10)]
     assert [(word["kind"], word["command_id"]) for word in words] == [
         ("acknowledged", command.command_id),
         ("response", command.command_id),
@@ -196,10 +196,10 @@ def test_a_message_whose_numbers_overflow_is_dropped_not_executed(redis_client):
 )
 def test_an_answer_that_postgresql_would_refuse_is_refused_alone(redis_client, change):
     """One such answer would roll back the whole batch, at every attempt."""
-    good = json.loads(pending.response_json(answer(make(redis_client))))
-    assert pending.parse_response(json.dumps(good))["kind"] == "response"
+    good = json.loads(responses.response_json(answer(make(redis_client))))
+    assert responses.parse_response(json.dumps(good))["kind"] == "response"
     with pytest.raises(InputError, match="an answer"):
-        pending.parse_response(json.dumps({**good, **change}))
+        responses.parse_response(json.dumps({**good, **change}))
 
 
 def test_two_takers_never_get_the_same(redis_client):
