@@ -221,7 +221,7 @@ class _Stacked:
         return sp.csc_matrix((values, (np.r_[row, row], np.r_[others, base])), shape=(len(row), self.width))
 
     def solve(self) -> tuple[FloatArray, float, int]:
-        """(x, objective, iterations); SolverError unless PIQP says solved."""
+        """(x, objective, iterations); SolverError unless PIQP or, where it gives up, Clarabel says solved."""
         free = self.xu > self.xl
         fixed = np.where(free, 0.0, self.xl)
         rows = np.isfinite(self.gl) | np.isfinite(self.gu)
@@ -244,7 +244,8 @@ class _Stacked:
             if status == piqp.PIQP_SOLVED:
                 break
         else:
-            raise SolverError(f"scenarios, PIQP: {status}")
+            found, count = _clarabel(data, str(status))
+            iterations += count
         x = fixed.copy()
         x[free] = found
         if not np.isfinite(x).all():
@@ -263,6 +264,26 @@ def _piqp(data: tuple[Any, ...], tolerance: tuple[float, float, float, float]) -
     solver.setup(*data)
     status = solver.solve()
     return status, np.array(solver.result.x), int(solver.result.info.iter)
+
+
+def _clarabel(data: tuple[Any, ...], why: str) -> tuple[FloatArray, int]:
+    """(x, iterations) by another interior point: slower, and the processor's rounding decides less. SolverError unless solved."""
+    import cvxpy as cp
+
+    p, q, a, b, g, gl, gu, xl, xu = data
+    x = cp.Variable(len(q))
+    sides: list[Any] = [a @ x == b]
+    for value, low, high in ((g @ x, gl, gu), (x, xl, xu)):
+        above, below = np.isfinite(high), np.isfinite(low)
+        sides += [value[above] <= high[above], value[below] >= low[below]]
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum(cp.multiply(p.diagonal(), cp.square(x))) + q @ x), sides)
+    try:
+        problem.solve(solver=cp.CLARABEL)
+    except cp.error.SolverError as error:
+        raise SolverError(f"scenarios, PIQP: {why}; Clarabel: {error}") from error
+    if problem.status != cp.OPTIMAL or x.value is None:
+        raise SolverError(f"scenarios, PIQP: {why}; Clarabel: {problem.status}")
+    return np.asarray(x.value), int(problem.solver_stats.num_iters or 0)
 
 
 def _bill_row(qp: SiteQP, problem: SiteProblem) -> FloatArray:

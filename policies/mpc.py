@@ -69,6 +69,9 @@ class MpcConfig(BaseModel):
     """`scenarios`: the next step is the best one for several futures, drawn from past forecast errors (optimizer.scenarios)."""
     scenario_count: int = Field(default=8, ge=2, le=50)
     """At most; there are no more than past days on record."""
+    peak_chance: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Where the month's peak has a price: imports are planned to stay so far below the peak already paid for that the next step's
+    passes it with this chance, by what forecasts have missed. 1: as if they were right. Scenarios need none."""
     cvar_weight: float = Field(default=0.0, ge=0.0, le=0.95)
     """0: the mean cost counts; towards 1 that of the dearest futures does."""
     cvar_level: float = Field(default=0.8, ge=0.0, le=0.99)
@@ -207,7 +210,7 @@ class MpcPolicy:
                 import_limit_w=np.full(steps, site.grid.import_limit_w * keep),
                 export_limit_w=np.full(steps, site.grid.export_limit_w * keep),
                 peak_price_eur_per_kw=site.grid.peak_price_eur_per_kw,
-                peak_incurred_w=observation.peak_incurred_w,
+                peak_incurred_w=self._safe_peak_w(observation, outlook),
                 curtailable=self.config.curtail_pv and site.pv.curtailable,
                 target_w=target,
                 tracked=tracked,
@@ -249,6 +252,15 @@ class MpcPolicy:
             return SiteProblem(dt_s=dt_s, grid=grid, devices=tuple(devices), soft=_soft_costs(grid, devices, dt_s))
         except InputError as error:
             raise PolicyUnableError(str(error)) from error
+
+    def _safe_peak_w(self, observation: Observation, outlook: Outlook) -> float:
+        """The import up to which the plan takes the peak as paid for. Forecasts miss; a plan that rides on the peak raises it."""
+        if observation.site.grid.peak_price_eur_per_kw <= 0 or self.config.uncertainty == "scenarios":
+            return observation.peak_incurred_w
+        risk_w = outlook.import_risk_w(1.0 - self.config.peak_chance) if self.config.peak_chance < 1.0 else 0.0
+        if risk_w > 0:
+            outlook.notes["peak_margin_w"] = round(risk_w, 1)
+        return max(0.0, observation.peak_incurred_w - risk_w)
 
     def decide(self, observation: Observation) -> Decision:
         """See Policy.decide: the first step of the plan, the whole plan kept with it."""

@@ -22,6 +22,9 @@ from policies.base import Observation
 
 FloatArray = NDArray[np.float64]
 PRICE = "price_eur_per_kwh"
+DAY_S = 86_400.0
+NEAR_S = 3 * 3600.0
+"""Errors of PV and load differ between noon and night: those of about the same time of day are looked at."""
 
 
 @dataclass(slots=True)
@@ -62,6 +65,28 @@ class Outlook:
             "first_step_w": round(float(shift[0]), 1),
         }
         return self.within(name, forecast, forecast + shift)
+
+    def import_risk_w(self, level: float) -> float:
+        """How far (W, >= 0) net import of the next step comes above what is forecast for it, with chance 1 - level: the quantile
+        of what the corrected forecasts of load less PV have missed so far within NEAR_S of this time of day; 0 without a record.
+        """
+        missed: dict[str, FloatArray] = {}
+        for name, past in self.pasts.items():
+            model, errors = past.model, past.errors
+            lead = past.lag_steps + 1
+            if len(errors) <= lead:
+                return 0.0
+            gain = 0.0 if model is None else float(model.gain(np.array([lead]))[0])
+            mean = 0.0 if model is None else model.mean
+            missed[name] = errors[lead:] - (mean + gain * (errors[:-lead] - mean))
+        if not missed:
+            return 0.0
+        count = min(len(values) for values in missed.values())
+        net = sum(values[-count:] * (1.0 if name == "load_w" else -1.0) for name, values in missed.items())
+        lag = max(past.lag_steps for past in self.pasts.values())
+        away_s = (lag + 1 + np.arange(count)[::-1]) * self.dt_s % DAY_S
+        near = np.minimum(away_s, DAY_S - away_s) <= NEAR_S
+        return max(0.0, float(np.quantile(np.asarray(net)[near], level))) if near.any() else 0.0
 
     def within(self, name: str, forecast: FloatArray, value: FloatArray) -> FloatArray:
         """Values that can be."""

@@ -154,6 +154,41 @@ def test_errors_on_another_grid_correct_nothing_and_say_so(observation):
     assert "not corrected" in plan.uncertainty["corrected"]["load_w"]
 
 
+def paying_for_peaks(observation, incurred_w):
+    grid = observation.site.grid.model_copy(update={"peak_price_eur_per_kw": 3.0})
+    return replace(observation, site=observation.site.model_copy(update={"grid": grid}), peak_incurred_w=incurred_w)
+
+
+def test_plans_stay_below_the_peak_by_what_forecasts_miss(observation):
+    """At this time of day load came 10 kW above its forecast now and then, at night it never did: the margin is the day's."""
+    hours = np.arange(20 * 24)
+    values = np.where((hours % 24 == 10) & (hours // 24 % 3 == 0), 1e4, 0.0)  # the record begins at 10 o'clock
+    past = {
+        "load_w": Series("errors", NOW - 20 * DAY, 3600.0, np.roll(values, -10)),
+        "pv_w": Series("errors", NOW - 20 * DAY, 3600.0, 0 * values),
+    }
+    seen = replace(paying_for_peaks(observation, 5e4), errors=past)
+    plan = policy(correct_forecasts=False).plan(seen)
+    assert 9e3 < plan.uncertainty["corrected"]["peak_margin_w"] < 1.01e4
+    assert policy(correct_forecasts=False).problem(seen).grid.peak_incurred_w == pytest.approx(4e4, abs=500)
+    assert policy(correct_forecasts=False, peak_chance=0.5).problem(seen).grid.peak_incurred_w == 5e4
+    assert policy(correct_forecasts=False, peak_chance=1.0).problem(seen).grid.peak_incurred_w == 5e4
+    night = {
+        name: replace(series, start=series.start + timedelta(hours=12), values=series.values) for name, series in past.items()
+    }
+    at_night = replace(seen, errors={name: replace(series, start=series.start - DAY) for name, series in night.items()})
+    assert policy(correct_forecasts=False).problem(at_night).grid.peak_incurred_w == 5e4
+
+
+def test_a_small_peak_leaves_no_room_and_none_without_price_or_record(observation):
+    past = {"load_w": errors(20, size=3e4)}
+    seen = replace(paying_for_peaks(observation, 1e3), errors=past)
+    assert policy().problem(seen).grid.peak_incurred_w == 0.0
+    assert policy().problem(replace(seen, errors={})).grid.peak_incurred_w == 1e3
+    assert policy().problem(replace(seen, site=observation.site)).grid.peak_incurred_w == 1e3
+    assert policy(uncertainty="scenarios").problem(seen).grid.peak_incurred_w == 1e3
+
+
 def both_errors(days=12):
     return {"load_w": errors(days, 1), "pv_w": errors(days, 2)}
 
