@@ -69,7 +69,7 @@ class MpcConfig(BaseModel):
     """`scenarios`: the next step is the best one for several futures, drawn from past forecast errors (optimizer.scenarios)."""
     scenario_count: int = Field(default=8, ge=2, le=50)
     """At most; there are no more than past days on record."""
-    peak_chance: float = Field(default=0.02, ge=0.0, le=1.0)
+    peak_chance: float = Field(default=0.001, ge=0.0, le=1.0)
     """Where the month's peak has a price: imports are planned to stay so far below the peak already paid for that the next step's
     passes it with this chance, by what forecasts have missed. 1: as if they were right. Scenarios need none."""
     cvar_weight: float = Field(default=0.0, ge=0.0, le=0.95)

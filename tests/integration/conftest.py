@@ -18,8 +18,12 @@ TEMPLATE = "pulsebms_template"
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory) -> Iterator[EmbeddedServers]:
-    """PostgreSQL, Valkey and mongod in a directory of this session."""
+    """PostgreSQL, Valkey and mongod in a directory of this session.
+
+    Tests have dates of their own, which are long past some day: MongoDB would delete them in the middle of a test.
+    """
     with open_embedded(StoreSettings(data_dir=tmp_path_factory.mktemp("servers") / "data")) as running:
+        connect_mongo(running.mongodb_uri).client.admin.command({"setParameter": 1, "ttlMonitorEnabled": False})
         yield running
 
 
