@@ -144,6 +144,8 @@ class MpcPolicy:
                     why_not = f"deterministic: {error}"
                 except SolverError as error:
                     why_not = f"deterministic: no plan on scenarios: {error}"
+            if why_not:
+                problem = replace(problem, grid=replace(problem.grid, peak_incurred_w=self._safe_peak_w(observation, outlook)))
             plan = self._solver.plan(problem, first_w, shift_steps=self._moved_on(observation, problem.dt_s))
         except SolverError as error:
             raise PolicyUnableError(f"no solver found an executable plan: {error}") from error
@@ -210,7 +212,9 @@ class MpcPolicy:
                 import_limit_w=np.full(steps, site.grid.import_limit_w * keep),
                 export_limit_w=np.full(steps, site.grid.export_limit_w * keep),
                 peak_price_eur_per_kw=site.grid.peak_price_eur_per_kw,
-                peak_incurred_w=self._safe_peak_w(observation, outlook),
+                peak_incurred_w=observation.peak_incurred_w
+                if self.config.uncertainty == "scenarios"
+                else self._safe_peak_w(observation, outlook),
                 curtailable=self.config.curtail_pv and site.pv.curtailable,
                 target_w=target,
                 tracked=tracked,
@@ -255,7 +259,7 @@ class MpcPolicy:
 
     def _safe_peak_w(self, observation: Observation, outlook: Outlook) -> float:
         """The import up to which the plan takes the peak as paid for. Forecasts miss; a plan that rides on the peak raises it."""
-        if observation.site.grid.peak_price_eur_per_kw <= 0 or self.config.uncertainty == "scenarios":
+        if observation.site.grid.peak_price_eur_per_kw <= 0:
             return observation.peak_incurred_w
         risk_w = outlook.import_risk_w(1.0 - self.config.peak_chance) if self.config.peak_chance < 1.0 else 0.0
         if risk_w > 0:

@@ -102,7 +102,7 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"signal: {len(off)} slots tracked, {off.mean():.0f} W off on average, {off.max():.0f} W at most")
     facts = plan.uncertainty
     for name, entry in facts.get("corrected", {}).items():
-        lines.append(f"forecast {name}: " + (entry if isinstance(entry, str) else _corrected(entry)))
+        lines.append(_corrected(name, entry))
     if facts.get("mode") == "scenarios":
         days = ", ".join(str(day) for day in facts["days_ago"])
         lines.append(
@@ -112,7 +112,13 @@ def summary(plan: Plan) -> list[str]:
     return lines
 
 
-def _corrected(entry: Mapping[str, Any]) -> str:
+def _corrected(name: str, entry: Mapping[str, Any] | str | float) -> str:
+    """One note of `Plan.uncertainty`: what was corrected by how much, why not, or the margin below the month's peak."""
+    if isinstance(entry, str):
+        return f"forecast {name}: {entry}"
+    if not isinstance(entry, Mapping):
+        return f"peak: imports stay {entry:.0f} W below the month's highest so far, by what forecasts have missed ({name})"
     return (
-        f"corrected by {entry['first_step_w']:+.0f} W at first (latest error {entry['latest_w']:+.0f} W, {entry['errors']} known)"
+        f"forecast {name}: corrected by {entry['first_step_w']:+.0f} W at first (latest error {entry['latest_w']:+.0f} W, "
+        f"{entry['errors']} known)"
     )

@@ -1,5 +1,6 @@
 """A plan on a terminal of 100 columns and as a picture: nothing cut, every reason, price, age and deviation in sight."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -70,10 +71,17 @@ def test_the_summary_says_where_prices_come_from_and_how_far_the_signal_is(plan)
     assert lines[2].startswith("signal: 4 slots tracked")
 
 
+def test_the_summary_tells_corrections_why_not_and_the_margin_below_the_peak(plan):
+    corrected = {"errors": 96, "latest_w": 1500.0, "lag_steps": 0, "phi": 0.8, "first_step_w": 1200.0}
+    notes = {"load_w": corrected, "pv_w": "not corrected: another grid", "peak_margin_w": 4321.0}
+    lines = summary(replace(plan, uncertainty={"mode": "deterministic", "corrected": notes}))
+    assert "forecast load_w: corrected by +1200 W at first (latest error +1500 W, 96 known)" in lines
+    assert "forecast pv_w: not corrected: another grid" in lines
+    assert any("4321 W below the month's highest" in line and "peak_margin_w" in line for line in lines)
+
+
 @pytest.mark.parametrize("devices", [0, 1, 3])
 def test_the_picture_is_written(make_random_site, make_site, tmp_path, devices):
-    from dataclasses import replace
-
     problem = make_random_site(1, 16, 2) if devices else replace(make_site(DAY), devices=())
     if devices == 3:
         problem = make_random_site(1, 16, 3)

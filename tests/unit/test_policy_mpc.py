@@ -20,6 +20,7 @@ from optimizer import scenarios
 from optimizer.mpc import MpcSolver
 from policies.base import Observation
 from policies.mpc import NEVER, MpcPolicy
+from serving.plan_view import summary
 from serving.site_loader import read_site_file
 
 SITE = read_site_file(Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml")
@@ -187,6 +188,15 @@ def test_a_small_peak_leaves_no_room_and_none_without_price_or_record(observatio
     assert policy().problem(replace(seen, errors={})).grid.peak_incurred_w == 1e3
     assert policy().problem(replace(seen, site=observation.site)).grid.peak_incurred_w == 1e3
     assert policy(uncertainty="scenarios").problem(seen).grid.peak_incurred_w == 1e3
+
+
+def test_a_plan_that_scenarios_are_missing_for_keeps_the_margin_too(observation):
+    seen = replace(paying_for_peaks(observation, 5e4), errors={"load_w": errors(2.5)})
+    plan, plain = (policy(**config).plan(seen) for config in ({"uncertainty": "scenarios"}, {}))
+    assert plan.status.startswith("deterministic: ")
+    assert plan.uncertainty["corrected"]["peak_margin_w"] == plain.uncertainty["corrected"]["peak_margin_w"] > 0
+    assert np.array_equal(net_w(plan), net_w(plain))
+    assert any("below the month's highest" in line for line in summary(plan))
 
 
 def both_errors(days=12):
