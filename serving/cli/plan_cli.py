@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 
 from core.errors import InputError
 from policies.mpc import MpcPolicy
@@ -49,9 +50,10 @@ def plan(
             horizon_s=(record.horizon_hours or 0) * 3600,
             fresh=Freshness(telemetry_s=max_age_s, prediction_s=max_age_s),
         )
-        for name, why in gathered.left_out.items():
-            console.print(f"[yellow]left out:[/] {name}: {why}")
         observation = gathered.observation
+        unpredicted = {name: f"prediction: {why}" for name, why in observation.missing_predictions.items()}
+        for name, why in {**gathered.left_out, **unpredicted}.items():
+            console.print(f"[yellow]left out:[/] {escape(f'{name}: {why}')}")
         result = policy.plan(observation)
         known = [part.device_id for part in result.devices]
         if device is not None and device not in known:

@@ -20,6 +20,7 @@ from core.limits import PackLimits, tightest
 from core.predictions import Prediction
 from core.series import Series
 from core.signal import DispatchSignal, SignalStep
+from optimizer.measured import check_measured
 from policies.base import Observation, PlannedPower
 from serving.dispatch.history import day_before_errors, forecast_errors, month_peak
 from serving.dispatch.price_history import long_prices
@@ -78,7 +79,8 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
     """Read every input of one tick.
 
     Raises InputError when the site is unknown or a series does not cover even the interval itself. A single device's
-    missing state, contradictory limits, latch or maintenance only leave that device out: what rests must not be planned with.
+    missing or impossible state, contradictory limits, latch or maintenance only leave that device out: what rests must not be
+    planned with.
     """
     site = site_config(stores.pg, site_id)
     devices = tuple(list_devices(stores.pg, site_id))
@@ -97,6 +99,7 @@ def gather(stores: Stores, site_id: str, starts_at: datetime, interval_s: int, *
         why = OUT_OF_SERVICE.get(device.status) or (LATCHED if key in latched else _why_not(states.get(key), starts_at, fresh))
         if why is None:
             try:
+                check_measured(device, states[key])
                 limits[key] = tightest(device, rows.get(key, []), starts_at)
             except InputError as error:
                 why = str(error)

@@ -213,6 +213,23 @@ def test_the_plan_command_prints_reasons_prices_and_ages(stores, site, cli, tmp_
     assert picture.stat().st_size > 10_000
 
 
+def test_the_plan_command_says_which_devices_it_leaves_out_and_why(stores, site, cli, tmp_path):
+    """One pack reports half full as 0.5, one has no prediction: the others are planned."""
+    share, unpredicted, *planned = (pack.device_id for pack in site.packs)
+    newest = {"device_id": share}
+    stores.mongo["telemetry_data"].update_many(newest, {"$set": {"measurements.soc": 0.5}})
+    stores.mongo["digital_twin_predictions"].delete_many({"device_id": unpredicted})
+    result = cli("plan", "--site", site.site_id, "--at", NOW.isoformat(), "--plot", str(tmp_path / "plan.png"))
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert f"left out: {share}: device {share}: soc_pct: got 0.5" in text
+    assert "not a share of 1" in text
+    assert f"left out: {unpredicted}: prediction: missing" in text
+    assert planned
+    assert f"limits:{planned[0]}" in text
+    assert f"limits:{share}" not in text
+
+
 @pytest.mark.parametrize("moment", ["tomorrow", "2026-01-15T12:00"])
 def test_a_time_that_is_none_is_named(cli, moment):
     result = cli("plan", "--site", "demo", "--at", moment)
