@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from optimizer.problem import DeviceData
+from optimizer.problem import NO_LESS_THAN_NOTHING, DeviceData
 
 FloatArray = NDArray[np.float64]
 
@@ -90,7 +90,9 @@ class FleetData:
                     self._refuse(name, np.isnan(value) if name in _MAY_BE_INFINITE else ~np.isfinite(value), "a finite number")
         self._refuse("capacity_wh", self.capacity_wh <= 0, "a number > 0")
         self._refuse("energy_max_wh", self.energy_max_wh <= self.energy_min_wh, "more than energy_min_wh")
-        for name in ("charge_max_w", "discharge_max_w"):
+        self._refuse("energy_high_wh", self.energy_high_wh < self.energy_low_wh, "no less than energy_low_wh")
+        self._refuse("temperature_a", (self.temperature_a < 0) | (self.temperature_a > 1), "a share in [0, 1]")
+        for name in ("charge_max_w", "discharge_max_w", "cycle_depth_wh", *NO_LESS_THAN_NOTHING):
             self._refuse(name, getattr(self, name) < 0, "a number >= 0")
         for name in ("eta_charge", "eta_discharge"):
             self._refuse(name, (getattr(self, name) <= 0) | (getattr(self, name) > 1), "a share in (0, 1]")

@@ -235,7 +235,7 @@ _MAY_BE_INFINITE = {
 }
 
 
-_NO_LESS_THAN_NOTHING = ("leak_wh", "wear_quadratic", "soc_stress_eur_per_h", "move_weight")
+NO_LESS_THAN_NOTHING = ("leak_wh", "wear_quadratic", "soc_stress_eur_per_h", "move_weight")
 """Scalars of a device; negative weights of squares would make the problem one without a least value."""
 
 
@@ -245,8 +245,9 @@ def _check_arrays(source: str, data: GridData | DeviceData, steps: int) -> None:
         if value is None or isinstance(value, str | tuple):
             continue
         array = np.asarray(value, dtype=np.float64)
-        if array.ndim and array.shape != (steps,):
-            raise InputError(source=source, field=item.name, value=f"{len(array)} values", expected=f"{steps} values")
+        if (array.ndim or "Array" in str(item.type)) and array.shape != (steps,):
+            got = f"{len(array)} values" if array.ndim == 1 else f"shape {array.shape}"
+            raise InputError(source=source, field=item.name, value=got, expected=f"{steps} values")
         bad = np.isnan(array) if item.name in _MAY_BE_INFINITE else ~np.isfinite(array)
         if bad.any():
             where = f"{item.name}[{int(np.argmax(bad))}]" if array.ndim else item.name
@@ -281,7 +282,7 @@ def _check_device(device: DeviceData, steps: int) -> None:
             value=f"{device.energy_low_wh:g} and {device.energy_high_wh:g}",
             expected="the lowest energy of the cycle not above the highest",
         )
-    for name in ("charge_max_w", "discharge_max_w", *_NO_LESS_THAN_NOTHING):
+    for name in ("charge_max_w", "discharge_max_w", *NO_LESS_THAN_NOTHING):
         _not_negative(source, name, getattr(device, name))
     if device.cycle_depth_wh < 0:
         raise InputError(source=source, field="cycle_depth_wh", value=device.cycle_depth_wh, expected="a number >= 0")

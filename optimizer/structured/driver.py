@@ -1,6 +1,6 @@
 """The batched solver: a fleet and its meters in, a plan for every device out, whatever happens on the way.
 
-Chain per device: structured -> PIQP -> its last plan one step on -> hold; each step down is counted. Devices that the kernel
+Chain per device: structured -> PIQP -> its last plan shifted -> hold; each step down is counted. Devices that the kernel
 cannot take (check.beyond_kernel) start at PIQP. What the kernel calls solved has passed its audit, and every plan that leaves,
 whatever it comes from, has passed the replay (judge). The problem is the convex
 one: `FleetSolution.overlap` tells where charge and discharge overlap and optimizer.exclusivity has work to do.
@@ -110,10 +110,12 @@ class BatchSolver:
     ) -> FleetSolution:
         """Plan every device; warm from the last call where its devices are the same, `ahead` steps on (0: the same steps).
 
-        Raises InputError when fleet and meters do not fit together or dt_s is no length of time.
+        Raises InputError when fleet and meters do not fit together, dt_s is no length of time or `ahead` is negative.
         """
         soft = soft or SoftCosts()
         _check(fleet, meters, dt_s)
+        if ahead < 0:
+            raise InputError(source="fleet", field="ahead", value=ahead, expected="steps >= 0")
         p, m, s = _arrays(FleetArrays, fleet), _arrays(MeterArrays, meters), soft_arrays(soft, self.firm)
         count, steps, h = fleet.count, fleet.steps, dt_s / 3600.0
         status, flags = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
@@ -141,7 +143,7 @@ class BatchSolver:
                 objective[i], numbers[i, 4], passed = finish_one(p, m, s, i, h, out[0], out[1], out[2])
                 return bool(passed)
 
-            general = self._fall(fleet, meters, dt_s, soft, i, general, out, source, finished)
+            general = self._fall(fleet, meters, dt_s, soft, i, ahead, general, out, source, finished)
         priced = np.isfinite(objective)
         cut = (source <= PIQP) & (numbers[:, 4] > self.relative_gap * np.maximum(1.0, np.abs(objective)))
         if self.harden and self.chain and cut.any():
@@ -233,6 +235,7 @@ class BatchSolver:
         dt_s: float,
         soft: SoftCosts,
         i: int,
+        ahead: int,
         general: SiteQP | None,
         out: tuple[FloatArray, ...],
         source: IntArray,
@@ -258,7 +261,7 @@ class BatchSolver:
         except (SolverError, InputError) as error:
             log.warning("fleet_solver_failed", device_id=fleet.device_ids[i], why=str(error))
         source[i] = SHIFTED
-        if not (self.chain and self._repeat(fleet, dt_s, i, out) and finished()):
+        if not (self.chain and self._repeat(fleet, dt_s, i, ahead, out) and finished()):
             source[i] = HOLD
             for array in out:
                 array[i] = 0.0
@@ -287,18 +290,18 @@ class BatchSolver:
                 gap[i] = min(plan.gap_eur[j], gap[i] - objective[i] + value)
                 objective[i], source[i] = value, plan.source[j]
 
-    def _repeat(self, fleet: FleetData, dt_s: float, i: int, out: tuple[FloatArray, ...]) -> bool:
-        """The device's last plan one step on, idle at the end; False where there is none."""
+    def _repeat(self, fleet: FleetData, dt_s: float, i: int, ahead: int, out: tuple[FloatArray, ...]) -> bool:
+        """The device's last plan `ahead` steps on, idle at the end; False where there is none, or it has run out."""
         for array in out:
             array[i] = 0.0
-        if self._last is None or self._last[1] != dt_s or self._last[2].shape[1] != fleet.steps:
+        if not 0 <= ahead < fleet.steps or self._last is None or self._last[1] != dt_s or self._last[2].shape[1] != fleet.steps:
             return False
         ids = self._last[0]
         last = i if len(ids) > i and ids[i] == fleet.device_ids[i] else _find(ids, fleet.device_ids[i])
         if last is None:
             return False
         for array, before in zip(out[:3], self._last[2:], strict=True):
-            array[i, :-1] = before[last, 1:]
+            array[i, : fleet.steps - ahead] = before[last, ahead:]
         return True
 
 

@@ -56,7 +56,9 @@ class MeterData:
                 may_be_infinite = name in ("import_limit_w", "export_limit_w")
                 bad = np.isnan(value) if may_be_infinite else ~np.isfinite(value)
                 self._refuse(name, bad, "a finite number")
-        for name in ("pv_w", "import_limit_w", "export_limit_w"):
+        for name in (
+            "pv_w", "import_limit_w", "export_limit_w", "tracking_weight", "peak_price_eur_per_kw", "peak_incurred_w",
+        ):  # fmt: skip
             self._refuse(name, getattr(self, name) < 0, "a number >= 0")
 
     def _refuse(self, name: str, bad: NDArray[np.bool_], expected: str) -> None:

@@ -40,7 +40,18 @@ def test_stacked_devices_come_back(make_random_site):
 
 @pytest.mark.parametrize(
     ("name", "value", "named"),
-    [("capacity_wh", -1.0, "capacity_wh"), ("energy_max_wh", 0.0, "energy_max_wh"), ("leak_wh", float("nan"), "leak_wh")],
+    [
+        ("capacity_wh", -1.0, "capacity_wh"),
+        ("energy_max_wh", 0.0, "energy_max_wh"),
+        ("leak_wh", float("nan"), "leak_wh"),
+        ("leak_wh", -1.0, "leak_wh"),
+        ("cycle_depth_wh", -1.0, "cycle_depth_wh"),
+        ("energy_high_wh", 0.0, "energy_high_wh"),
+        ("temperature_a", 1.2, "temperature_a"),
+        ("wear_quadratic", -1e-3, "wear_quadratic"),
+        ("soc_stress_eur_per_h", -0.1, "soc_stress_eur_per_h"),
+        ("move_weight", -1e-4, "move_weight"),
+    ],
 )
 def test_a_number_that_cannot_be_is_named(make_random_site, name, value, named):
     devices = make_random_site(4, 6, 2).devices

@@ -56,6 +56,10 @@ def test_series_that_are_too_short_are_named(make_site, make_device):
         make_site(np.ones(8), make_device(7))
     with pytest.raises(InputError, match="horizon"):
         make_site(np.ones(0))
+    with pytest.raises(InputError, match=r"grid: load_w: got 'shape \(\)', expected 8 values"):
+        make_site(np.ones(8), load_w=5e3)
+    with pytest.raises(InputError, match=r"device pack: charge_max_w: got 'shape \(2, 8\)'"):
+        make_site(np.ones(8), make_device(8, charge_max_w=np.ones((2, 8))))
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,11 @@ def test_then_the_last_plan_shifted_and_then_hold(monkeypatch):
     plan = solver.solve(fleet, meters, DT_S)
     assert source(plan, 3) == "shifted"
     np.testing.assert_allclose(plan.charge_w[3], np.append(before.charge_w[3, 1:], 0.0), atol=1e-6)
+    again = solver.solve(fleet, meters, DT_S, ahead=0)
+    np.testing.assert_allclose(again.charge_w[3], plan.charge_w[3], atol=1e-6)
+    later = solver.solve(fleet, meters, DT_S, ahead=3)
+    np.testing.assert_allclose(later.charge_w[3], np.append(plan.charge_w[3, 3:], np.zeros(3)), atol=1e-6)
+    assert source(solver.solve(fleet, meters, DT_S, ahead=12), 3) == "hold"
     new = BatchSolver(threads=1).solve(fleet, meters, DT_S)
     assert source(new, 3) == "hold"
     assert not np.any([new.charge_w[3], new.discharge_w[3]])
@@ -245,6 +250,8 @@ def test_a_fleet_and_meters_that_do_not_fit_are_refused():
         BatchSolver().solve(fleet, meters, DT_S)
     with pytest.raises(InputError, match="dt_s"):
         BatchSolver().solve(fleet, random_scenario(4, 12, extra=0).window(0)[1], 0.0)
+    with pytest.raises(InputError, match="ahead: got -1"):
+        BatchSolver().solve(fleet, random_scenario(4, 12, extra=0).window(0)[1], DT_S, ahead=-1)
 
 
 def test_a_wrong_meter_is_named():
@@ -253,6 +260,11 @@ def test_a_wrong_meter_is_named():
     values["load_w"][1, 4] = np.nan
     with pytest.raises(InputError, match=r"meter 1.*load_w\[4\]"):
         type(meters)(**values)
+    for name, where in (("tracking_weight", (2, 5)), ("peak_price_eur_per_kw", (2,)), ("peak_incurred_w", (2,))):
+        values = {key: getattr(meters, key).copy() for key in type(meters).__slots__}
+        values[name][where] = -1.0
+        with pytest.raises(InputError, match=rf"meter 2: {name}.*got -1\.0, expected a number >= 0"):
+            type(meters)(**values)
 
 
 def test_memory_per_device_is_bounded():
