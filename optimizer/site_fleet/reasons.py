@@ -151,4 +151,16 @@ def explain(
         f.eta_charge,
         f.eta_discharge, f.temperature_max_c,
     )  # fmt: skip
+    codes[(codes == G_LIMIT) & _reserved(grid, run)] = _CODE[Reason.RESERVE]
     return codes, bits
+
+
+def _reserved(grid: GridData, run: FleetReplay) -> NDArray[np.bool_]:
+    """Steps in which the meter itself has room and only what plans leave free of it is reached, (N,)."""
+    most, found = 1.0 - NEAR_SHARE, np.zeros(len(run.import_w), dtype=np.bool_)
+    for flow, limit, reserve in (
+        (run.import_w, grid.import_limit_w, grid.import_reserve_w),
+        (run.export_w, grid.export_limit_w, grid.export_reserve_w),
+    ):
+        found |= (reserve > 0) & (flow > 0) & (limit * most <= flow) & (flow < limit + reserve * most)
+    return found

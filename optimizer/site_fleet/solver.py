@@ -144,7 +144,7 @@ class SiteFleetSolver:
             known = memory is not None and memory.iterate.blocks.steps == fleet.steps and 0 <= shift_steps < fleet.steps
             return known and memory is not None and bool(set(memory.device_ids) & set(fleet.device_ids))
         if source == "re-projected":
-            return self._last is not None and self._last[1].shape[1] == fleet.steps
+            return self._last is not None and self._last[1].shape[1] == fleet.steps and 0 <= shift_steps < fleet.steps
         return source != "joint" or fleet.count <= MOST_DEVICES
 
     def _optimise(self, source: str, grid: GridData, fleet: FleetData, dt_s: float, soft: SoftCosts, shift_steps: int) -> _Found:

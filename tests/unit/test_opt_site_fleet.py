@@ -15,6 +15,7 @@ from optimizer.shadow import meter_prices
 from optimizer.site_fleet import Settings, SiteFleetSolver, as_plan, coordinate
 from optimizer.site_fleet import solver as solver_module
 from optimizer.site_fleet.master import Meter
+from optimizer.site_fleet.reasons import REASONS
 from optimizer.site_fleet.scenarios import KINDS, scenario
 from optimizer.solvers import solve_cvxpy
 
@@ -232,6 +233,17 @@ def test_shadow_prices_of_the_meters_limits_are_those_of_the_joint_problem(kind,
     assert "site_fleet" in told.as_json()["shadow_prices"]
 
 
+def test_the_reserve_is_told_from_the_meters_own_limit():
+    grid, fleet = scenario(40, 48, kind="grid", seed=2).window()
+    plain = SiteFleetSolver().solve(grid, fleet, DT_S)
+    kept = SiteFleetSolver().solve(replace(grid, import_reserve_w=5e3, export_reserve_w=5e3), fleet, DT_S)
+    limited = plain.reason_codes == REASONS.index(Reason.GRID_LIMIT)
+    assert limited.any()
+    assert (plain.reason_codes != REASONS.index(Reason.RESERVE)).all()
+    np.testing.assert_array_equal(kept.power_w, plain.power_w)
+    np.testing.assert_array_equal(kept.reason_codes == REASONS.index(Reason.RESERVE), limited)
+
+
 def test_devices_that_come_and_go_keep_the_warm_start():
     grid, fleet = scenario(20, 48, kind="grid", seed=6).window()
     solver = SiteFleetSolver()
@@ -273,6 +285,7 @@ def test_a_failing_interior_point_falls_back_and_says_so(monkeypatch):
     assert again.source == "re-projected"
     np.testing.assert_allclose(again.power_w, good.power_w, atol=1e-6)
     assert solver.fallback_counts["cold"] == 2
+    assert solver.solve(grid, fleet, DT_S, shift_steps=24).source == "hold", "a plan that has run out stands in for nothing"
 
 
 def test_a_cut_off_solve_is_still_a_plan():
