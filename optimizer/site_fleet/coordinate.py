@@ -29,9 +29,11 @@ class Settings:
 
     first_mu: float = 0.1
     warm_mu: float = 3e-4
-    """The next solve starts where this one was at this barrier parameter."""
+    """The next solve starts where this one was at this barrier parameter, or as soon below as its devices followed."""
+    warm_floor: float = 3e-5
+    """But at no smaller one: each solve would begin closer to where the last one ended, and the path be lost after a few."""
     last_mu: float = 5e-7
-    shrink: float = 0.3
+    shrink: float = 0.15
     follow: float = 0.6
     """The barrier parameter shrinks where the devices' mean step, weighted by power, exceeds this."""
     restart_below_mu: float = 1e-3

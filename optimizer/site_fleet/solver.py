@@ -42,7 +42,7 @@ REFUSED_GAP = 2e-2
 REFUSED_GAP_SMALL = 2e-4
 """The same where trying again costs little."""
 SMALL = 1000
-SMALL_LAST_MU, SMALL_NEAR = 1e-7, 5e-4
+SMALL_LAST_MU, SMALL_SHRINK, SMALL_NEAR = 1e-7, 0.3, 5e-4
 SMALL_NET, SMALL_PREDICTION, SMALL_CLOSE = 1e-5, 1e-4, 4e-5
 """Small fleets can afford a sweep more: what the barrier and the repair leave is a larger share of their objective."""
 DIRECTION_ROUNDS = 2
@@ -153,6 +153,7 @@ class SiteFleetSolver:
             settings = replace(
                 settings,
                 last_mu=min(settings.last_mu, SMALL_LAST_MU),
+                shrink=max(settings.shrink, SMALL_SHRINK),
                 near=min(settings.near, SMALL_NEAR),
                 net_tolerance=min(settings.net_tolerance, SMALL_NET),
                 prediction_tolerance=min(settings.prediction_tolerance, SMALL_PREDICTION),
@@ -169,9 +170,9 @@ class SiteFleetSolver:
         meter = Meter.of(grid, dt_h, soft, most_kw)
         tariff = 0.5 * (grid.buy_eur_per_kwh + grid.sell_eur_per_kwh)
         if source == "warm" and memory is not None:
-            carry(iterate, fleet.device_ids, memory, shift_steps, LIFT * memory.iterate.kept_mu)
+            mu, steps = max(memory.iterate.kept_mu or settings.warm_mu, settings.warm_floor), 1
+            carry(iterate, fleet.device_ids, memory, shift_steps, LIFT * mu)
             price = shifted(memory.price - memory.tariff, shift_steps) + tariff
-            mu, steps = memory.iterate.kept_mu or settings.warm_mu, 1
         else:
             iterate.start_cold(settings.first_mu, pool, settings.threads)
             price, mu, steps = tariff, settings.first_mu, settings.first_steps

@@ -62,8 +62,9 @@ class Iterate:
     flows: FloatArray = field(init=False)
     """Charge and discharge, scaled: (nb, 2 (N + 1), 8)."""
     report: FloatArray = field(init=False)
-    kept: tuple[FloatArray, FloatArray, FloatArray] | None = None
-    """State, border and flows on the central path at a larger barrier parameter: where the next solve starts."""
+    kept: tuple[NDArray[np.float32], ...] | None = None
+    """State, border and flows on the central path at a larger barrier parameter: where the next solve starts. That needs no more
+    digits, and ten thousand packs take 0.15 GB less."""
     kept_mu: float = 0.0
 
     def __post_init__(self) -> None:
@@ -88,10 +89,10 @@ class Iterate:
     def keep(self, mu: float) -> None:
         """Remember the present point, which is about central at `mu`."""
         if self.kept is None:
-            self.kept = (self.state.copy(), self.border.copy(), self.flows.copy())
+            self.kept = tuple(array.astype(np.float32) for array in (self.state, self.border, self.flows))
         else:
             for target, source in zip(self.kept, (self.state, self.border, self.flows), strict=True):
-                np.copyto(target, source)
+                np.copyto(target, source, casting="same_kind")
         self.kept_mu = mu
 
     def restore(self) -> None:

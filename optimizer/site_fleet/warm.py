@@ -82,7 +82,7 @@ def carry(iterate: Iterate, device_ids: tuple[str, ...], memory: Memory, shift: 
         known = np.array([where.get(device_id, -1) for device_id in device_ids], dtype=np.int64)
         source = known[np.minimum(lanes, count - 1)]
     old = memory.iterate
-    state, border, flows = (old.state, old.border, old.flows) if old.kept is None else old.kept
+    state, border, flows = old.kept or (old.state, old.border, old.flows)
     _carry(
         iterate.blocks.data, iterate.blocks.constants, iterate.state, iterate.border, iterate.flows, iterate.report, state,
         border, flows, source.astype(np.int64), shift, mu, NEW_DEVICE_MU,
