@@ -210,6 +210,10 @@ class SiteProblem:
             _not_negative("soft limits", item.name, getattr(self.soft, item.name))
         for device in self.devices:
             _check_device(device, n)
+        ids = [device.device_id for device in self.devices]
+        if len(set(ids)) < len(ids):
+            twice = next(name for name in ids if ids.count(name) > 1)
+            raise InputError(source="problem", field="device_id", value=twice, expected="each device once")
 
     @property
     def steps(self) -> int:
@@ -242,12 +246,17 @@ NO_LESS_THAN_NOTHING = ("leak_wh", "wear_quadratic", "soc_stress_eur_per_h", "mo
 def _check_arrays(source: str, data: GridData | DeviceData, steps: int) -> None:
     for item in fields(data):
         value = getattr(data, item.name)
-        if value is None or isinstance(value, str | tuple):
+        kind = str(item.type)
+        if (value is None and "None" in kind) or kind.startswith(("str", "tuple")):
             continue
+        if "Array" in kind:
+            if not isinstance(value, np.ndarray) or value.shape != (steps,):
+                got = f"{len(value)} values" if np.ndim(value) == 1 else f"shape {np.shape(value)}"
+                array_of = "" if isinstance(value, np.ndarray) else "an array of "
+                raise InputError(source=source, field=item.name, value=got, expected=f"{array_of}{steps} values")
+        elif not isinstance(value, int | float | np.generic):
+            raise InputError(source=source, field=item.name, value=value, expected="a number")
         array = np.asarray(value, dtype=np.float64)
-        if (array.ndim or "Array" in str(item.type)) and array.shape != (steps,):
-            got = f"{len(array)} values" if array.ndim == 1 else f"shape {array.shape}"
-            raise InputError(source=source, field=item.name, value=got, expected=f"{steps} values")
         bad = np.isnan(array) if item.name in _MAY_BE_INFINITE else ~np.isfinite(array)
         if bad.any():
             where = f"{item.name}[{int(np.argmax(bad))}]" if array.ndim else item.name

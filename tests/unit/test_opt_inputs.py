@@ -44,6 +44,11 @@ def test_scalars_must_be_finite(make_site, make_device, name, value):
         make_site(np.ones(8), replace(make_device(8), **{name: value}))
 
 
+def test_a_device_that_is_there_twice_is_named(make_site, make_device):
+    with pytest.raises(InputError, match="device_id: got 'pack', expected each device once"):
+        make_site(np.ones(4), make_device(4), make_device(4))
+
+
 def test_infinite_power_is_refused(make_site, make_device):
     with pytest.raises(InputError, match="charge_max_w"):
         make_site(np.ones(4), make_device(4, charge_max_w=np.full(4, np.inf)))
@@ -56,8 +61,14 @@ def test_series_that_are_too_short_are_named(make_site, make_device):
         make_site(np.ones(8), make_device(7))
     with pytest.raises(InputError, match="horizon"):
         make_site(np.ones(0))
-    with pytest.raises(InputError, match=r"grid: load_w: got 'shape \(\)', expected 8 values"):
+    with pytest.raises(InputError, match=r"grid: load_w: got 'shape \(\)', expected an array of 8 values"):
         make_site(np.ones(8), load_w=5e3)
+    with pytest.raises(InputError, match=r"grid: import_limit_w: got '8 values', expected an array of 8 values"):
+        make_site(np.ones(8), import_limit_w=[5e3] * 8)
+    with pytest.raises(InputError, match=r"device pack: eta_charge: got 'shape \(\)', expected an array"):
+        make_site(np.ones(8), make_device(8, eta_charge=None))
+    with pytest.raises(InputError, match="device pack: capacity_wh: got '10 kWh', expected a number"):
+        make_site(np.ones(8), make_device(8, capacity_wh="10 kWh"))
     with pytest.raises(InputError, match=r"device pack: charge_max_w: got 'shape \(2, 8\)'"):
         make_site(np.ones(8), make_device(8, charge_max_w=np.ones((2, 8))))
 
