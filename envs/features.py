@@ -8,7 +8,8 @@ and looks for a trace. Not here: what depends on the packs (envs.kernel).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -28,6 +29,10 @@ FORECAST_HOUR = 12
 """Price forecasts of a day are made before noon of the day before."""
 LEAST_SPREAD_EUR_PER_KWH = 0.002
 """Floor under the trailing week's standard deviation of prices."""
+SHORT_HOURS = 20 * 24
+"""No zone's clock is put on and back within this: equal offsets at both ends are those between, too."""
+EPOCH_ORDINAL = 719_163
+"""Proleptic ordinal of 1 January 1970 (datetime.date.toordinal)."""
 ECONOMICS = (
     "buy_eur_per_kwh", "sell_eur_per_kwh", "mean_eur_per_kwh", "spread_eur_per_kwh", "load_w", "pv_w", "load_forecast_w",
     "pv_forecast_w", "ambient_c", "month_begins",
@@ -166,20 +171,33 @@ class _Local:
     month_begins: FloatArray
 
 
+def _offsets_s(start: datetime, hours: int, zone: ZoneInfo) -> NDArray[np.int64]:
+    """Seconds that the zone's clock is ahead of UTC at `start` and each hour after it, (hours,)."""
+
+    def at(hour: int) -> int:
+        return int(((start + timedelta(hours=hour)).astimezone(zone).utcoffset() or timedelta()).total_seconds())
+
+    if hours <= SHORT_HOURS and at(0) == at(hours - 1):
+        return np.full(hours, at(0), dtype=np.int64)
+    return np.array([at(k) for k in range(hours)], dtype=np.int64)
+
+
 def _local(data: Exogenous) -> _Local:
     zone, n, per_hour = ZoneInfo(data.timezone), len(data), round(3600.0 / data.dt_s)
     hours = n // per_hour + 2
-    stamps = [(data.start + timedelta(hours=k)).astimezone(zone) for k in range(hours)]
+    clock_s = int(data.start.timestamp()) + 3600 * np.arange(hours) + _offsets_s(data.start, hours, zone)
+    dates = clock_s.astype("datetime64[s]").astype("datetime64[D]")
     of_row = np.arange(n) // per_hour
     fraction = (np.arange(n) % per_hour) / per_hour
 
-    def rows(values: list[float]) -> FloatArray:
+    def rows(values: NDArray[Any]) -> FloatArray:
         return np.asarray(values, dtype=np.float64)[of_row]
 
-    hour = rows([s.hour + s.minute / 60 for s in stamps]) + fraction
-    date = rows([float(s.toordinal()) for s in stamps]) + np.floor(hour / 24.0)
+    hour = rows(clock_s // 3600 % 24 + clock_s // 60 % 60 / 60) + fraction
+    date = rows(dates.astype(np.int64) + EPOCH_ORDINAL) + np.floor(hour / 24.0)
     hour = np.mod(hour, 24.0)
-    month = rows([float(s.month) for s in stamps])
+    month = rows(dates.astype("datetime64[M]").astype(np.int64) % 12 + 1)
+    year_day = (dates - dates.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64)
     # Row at which each local date begins; from the last ones of the data on by the zone's clock.
     changes = np.concatenate([[0], np.flatnonzero(np.diff(date)) + 1])
     number = np.searchsorted(changes, np.arange(n), side="right")
@@ -188,7 +206,7 @@ def _local(data: Exogenous) -> _Local:
     return _Local(
         hour=hour,
         weekday=np.mod(date - 1.0, 7.0) + hour / 24.0,
-        year_share=rows([(s.timetuple().tm_yday - 1) / 366.0 for s in stamps]),
+        year_share=rows(year_day / 366.0),
         day_end=begins[number].astype(np.int64),
         next_day_end=begins[number + 1].astype(np.int64),
         month_begins=np.concatenate([[0.0], (np.diff(month) != 0).astype(np.float64)]),
