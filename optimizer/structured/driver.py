@@ -274,21 +274,23 @@ class BatchSolver:
     ) -> None:  # fmt: skip
         """Solve devices whose plans had to be cut again, with penalties that no price outweighs, and take what is better."""
         self.counts["hardened"] += len(cut)
-        again = BatchSolver(threads=self.threads, relative_gap=self.relative_gap, harden=False, firm=STIFFER)
-        plan = again.solve(fleet.take(cut), meters.take(cut), dt_s, soft)
-        profiles = (
-            plan.charge_w, plan.discharge_w, plan.curtail_w, plan.energy_value_eur_per_kwh, plan.meter_price_eur_per_kwh,
-        )  # fmt: skip
-        found = tuple(np.zeros_like(array) for array in out)
-        for j, i in enumerate(cut.tolist()):
-            for array, profile in zip(found, profiles, strict=True):
-                array[i] = profile[j]
-            value, _, passed = finish_one(*arrays, i, dt_s / 3600.0, *found[:3])
-            if passed and value < objective[i] and plan.source[j] <= PIQP:
-                for array, better in zip(out, found, strict=True):
-                    array[i] = better[i]
-                gap[i] = min(plan.gap_eur[j], gap[i] - objective[i] + value)
-                objective[i], source[i] = value, plan.source[j]
+        # What rest breaks stays as dear as it was, which serves most; where a plan is cut at such a limit too, all get dearer.
+        for firm, penalties in ((STIFFER, soft), (1.0, soft.stiff())):
+            again = BatchSolver(threads=self.threads, relative_gap=self.relative_gap, harden=False, firm=firm)
+            plan = again.solve(fleet.take(cut), meters.take(cut), dt_s, penalties)
+            profiles = (
+                plan.charge_w, plan.discharge_w, plan.curtail_w, plan.energy_value_eur_per_kwh, plan.meter_price_eur_per_kwh,
+            )  # fmt: skip
+            found = tuple(np.zeros_like(array) for array in out)
+            for j, i in enumerate(cut.tolist()):
+                for array, profile in zip(found, profiles, strict=True):
+                    array[i] = profile[j]
+                value, _, passed = finish_one(*arrays, i, dt_s / 3600.0, *found[:3])
+                if passed and value < objective[i] and plan.source[j] <= PIQP:
+                    for array, better in zip(out, found, strict=True):
+                        array[i] = better[i]
+                    gap[i] = min(plan.gap_eur[j], gap[i] - objective[i] + value)
+                    objective[i], source[i] = value, plan.source[j]
 
     def _repeat(self, fleet: FleetData, dt_s: float, i: int, ahead: int, out: tuple[FloatArray, ...]) -> bool:
         """The device's last plan `ahead` steps on, idle at the end; False where there is none, or it has run out."""
