@@ -29,6 +29,7 @@ from core.errors import InputError, SolverError
 from optimizer.assembly import KILO, SiteQP, shape_of
 from optimizer.problem import SiteProblem
 from optimizer.replay import Replay, executable, project
+from optimizer.solvers import clarabel
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -244,7 +245,11 @@ class _Stacked:
             if status == piqp.PIQP_SOLVED:
                 break
         else:
-            found, count = _clarabel(data, str(status))
+            # Slower, and the processor's rounding decides less.
+            try:
+                found, *_, count = clarabel(self.p[free], *data[1:])
+            except SolverError as error:
+                raise SolverError(f"scenarios, PIQP: {status}; {error}") from error
             iterations += count
         x = fixed.copy()
         x[free] = found
@@ -264,26 +269,6 @@ def _piqp(data: tuple[Any, ...], tolerance: tuple[float, float, float, float]) -
     solver.setup(*data)
     status = solver.solve()
     return status, np.array(solver.result.x), int(solver.result.info.iter)
-
-
-def _clarabel(data: tuple[Any, ...], why: str) -> tuple[FloatArray, int]:
-    """(x, iterations) by another interior point: slower, and the processor's rounding decides less. SolverError unless solved."""
-    import cvxpy as cp
-
-    p, q, a, b, g, gl, gu, xl, xu = data
-    x = cp.Variable(len(q))
-    sides: list[Any] = [a @ x == b]
-    for value, low, high in ((g @ x, gl, gu), (x, xl, xu)):
-        above, below = np.isfinite(high), np.isfinite(low)
-        sides += [value[above] <= high[above], value[below] >= low[below]]
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum(cp.multiply(p.diagonal(), cp.square(x))) + q @ x), sides)
-    try:
-        problem.solve(solver=cp.CLARABEL)
-    except cp.error.SolverError as error:
-        raise SolverError(f"scenarios, PIQP: {why}; Clarabel: {error}") from error
-    if problem.status != cp.OPTIMAL or x.value is None:
-        raise SolverError(f"scenarios, PIQP: {why}; Clarabel: {problem.status}")
-    return np.asarray(x.value), int(problem.solver_stats.num_iters or 0)
 
 
 def _bill_row(qp: SiteQP, problem: SiteProblem) -> FloatArray:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from core.errors import SolverError
@@ -69,16 +70,28 @@ def solve_osqp(qp: SiteQP) -> RawSolution:
 
 def solve_cvxpy(qp: SiteQP) -> RawSolution:
     """The assembled matrices through cvxpy and Clarabel: slow, exact. (The independent statement is optimizer.oracle.)"""
+    began_s = time.perf_counter()
+    x, y, z, w, iterations = clarabel(qp.p, qp.q, qp.a, qp.b, qp.g, qp.gl, qp.gu, qp.xl, qp.xu)
+    return _checked(RawSolution(x, y, z, w, "cvxpy", iterations, time.perf_counter() - began_s))
+
+
+def clarabel(
+    p: FloatArray, q: FloatArray, a: sp.csc_matrix, b: FloatArray, g: sp.csc_matrix, gl: FloatArray, gu: FloatArray,
+    xl: FloatArray, xu: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int]:  # fmt: skip
+    """min 1/2 x'diag(p)x + q'x, a x = b, gl <= g x <= gu, xl <= x <= xu through cvxpy and Clarabel.
+
+    Returns (x, duals of a, of g, of x with RawSolution's signs, iterations). Raises SolverError unless it says solved.
+    """
     import cvxpy as cp
 
-    began_s = time.perf_counter()
-    x = cp.Variable(qp.size)
-    equal = qp.a @ x == qp.b
+    x = cp.Variable(len(q))
+    equal = a @ x == b
     sides = []
-    for expression, low, high in ((qp.g @ x, qp.gl, qp.gu), (x, qp.xl, qp.xu)):
+    for expression, low, high in ((g @ x, gl, gu), (x, xl, xu)):
         below, above = np.isfinite(low), np.isfinite(high)
         sides.append((below, expression[below] >= low[below], above, expression[above] <= high[above]))
-    objective = cp.Minimize(0.5 * cp.sum(cp.multiply(qp.p, cp.square(x))) + qp.q @ x)
+    objective = cp.Minimize(0.5 * cp.sum(cp.multiply(p, cp.square(x))) + q @ x)
     problem = cp.Problem(objective, [equal, *(side[j] for side in sides for j in (1, 3))])
     try:
         problem.solve(solver=cp.CLARABEL)
@@ -93,8 +106,7 @@ def solve_cvxpy(qp: SiteQP) -> RawSolution:
         dual[below] -= np.atleast_1d(low_side.dual_value)
         duals.append(dual)
     iterations = int(problem.solver_stats.num_iters or 0)
-    values, y = np.asarray(x.value), np.asarray(equal.dual_value)
-    return _checked(RawSolution(values, y, duals[0], duals[1], "cvxpy", iterations, time.perf_counter() - began_s))
+    return np.asarray(x.value), np.asarray(equal.dual_value), duals[0], duals[1], iterations
 
 
 def _checked(solution: RawSolution) -> RawSolution:
