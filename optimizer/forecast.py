@@ -46,8 +46,8 @@ class ErrorModel:
         )
         return share
 
-    def expected(self, latest: float, leads: NDArray[np.int64]) -> FloatArray:
-        """Error to expect `leads` steps after one of `latest`."""
+    def expected(self, latest: float | FloatArray, leads: NDArray[np.int64]) -> FloatArray:
+        """Error to expect `leads` steps after one of `latest`; several of these in a column, (L, 1), give a row each."""
         return np.asarray(self.mean + self.gain(leads) * (latest - self.mean), dtype=np.float64)
 
 
@@ -136,5 +136,5 @@ def residual_paths(
     leads = lag_steps + 1 + np.arange(steps, dtype=np.int64)
     if len(origins) and (origins.min() < 0 or origins.max() + leads[-1] >= len(errors)):
         raise IndexError(f"paths of {leads[-1]} steps from {origins.min()} to {origins.max()} in {len(errors)} errors")
-    paths = [errors[o + leads] - model.expected(float(errors[o]), leads) for o in origins.tolist()]
-    return np.array(paths, dtype=np.float64).reshape(len(origins), steps)
+    column = np.asarray(origins, dtype=np.int64)[:, None]
+    return np.asarray(errors[column + leads] - model.expected(errors[column], leads), dtype=np.float64)

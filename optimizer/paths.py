@@ -26,6 +26,10 @@ class TooShortError(ValueError):
     """The record of errors does not reach back far enough; the message says of which quantity and how far."""
 
 
+UNCORRECTED = ErrorModel(dt_s=3600.0, count=0, mean=0.0, phi=0.0, gain_by_hour=np.zeros(1))
+"""Expects no error."""
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """Errors of one quantity on the plan's grid, oldest first; `lag_steps` steps lie between the last one and the plan."""
@@ -34,6 +38,10 @@ class Past:
     lag_steps: int
     model: ErrorModel | None
     """The correction that is applied; None when the forecast is taken as it is."""
+
+    def missed(self, origins: NDArray[np.int64], steps: int) -> FloatArray:
+        """What the correction still missed after each of these errors, (origins, steps): see residual_paths."""
+        return residual_paths(self.errors, self.model or UNCORRECTED, origins, steps, self.lag_steps)
 
 
 def on_grid(series: Series, start: datetime, dt_s: float) -> tuple[FloatArray, int]:
@@ -77,6 +85,5 @@ def draw(
     paths = {}
     for name, past in pasts.items():
         origins = len(past.errors) - 1 - chosen * per_day
-        model = past.model or ErrorModel(dt_s=dt_s, count=0, mean=0.0, phi=0.0, gain_by_hour=np.zeros(1))
-        paths[name] = residual_paths(past.errors, model, origins, steps, past.lag_steps)
+        paths[name] = past.missed(origins, steps)
     return paths, tuple(int(day) for day in chosen)

@@ -72,13 +72,10 @@ class Outlook:
         """
         missed: dict[str, FloatArray] = {}
         for name, past in self.pasts.items():
-            model, errors = past.model, past.errors
-            lead = past.lag_steps + 1
-            if len(errors) <= lead:
+            origins = np.arange(len(past.errors) - past.lag_steps - 1)
+            if not len(origins):
                 return 0.0
-            gain = 0.0 if model is None else float(model.gain(np.array([lead]))[0])
-            mean = 0.0 if model is None else model.mean
-            missed[name] = errors[lead:] - (mean + gain * (errors[:-lead] - mean))
+            missed[name] = past.missed(origins, 1)[:, 0]
         if not missed:
             return 0.0
         count = min(len(values) for values in missed.values())
