@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,11 @@ class PackLimits:
 
     def vector(self) -> FloatArray:
         """The numbers in the order of the fields, for the compiled kernel; shape (15,)."""
-        return np.array([getattr(self, f.name) for f in fields(self)[1:-1]], dtype=np.float64)
+        return np.array(_numbers_of_limits(self), dtype=np.float64)
 
 
+LIMIT_NAMES = tuple(f.name for f in fields(PackLimits)[1:-1])
+_numbers_of_limits = attrgetter(*LIMIT_NAMES)
 _UPPER: tuple[tuple[str, str], ...] = (
     ("charge_power_w", "max_charge_power_w"),
     ("discharge_power_w", "max_discharge_power_w"),
@@ -268,11 +271,17 @@ class Condition:
 
     def matrix(self) -> FloatArray:
         """Fields as columns; shape (N, 17)."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = dict(zip(CONDITION_NAMES, _fields_of_condition(self), strict=True))
         for name, same in (("charge_ocv_slope_v_per_pct", "ocv_slope_v_per_pct"), ("charge_resistance_ohm", "resistance_ohm")):
             values[name] = values[same] if values[name] is None else values[name]
+        if not any(isinstance(value, np.ndarray) for value in values.values()):
+            return np.array([tuple(values.values())], dtype=np.float64)
         columns = [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in values.values()]
         return np.ascontiguousarray(np.stack(np.broadcast_arrays(*columns), axis=1))
+
+
+CONDITION_NAMES = tuple(f.name for f in fields(Condition))
+_fields_of_condition = attrgetter(*CONDITION_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,12 +301,12 @@ def power_bounds(limits: PackLimits, condition: Condition, dt_s: float) -> Power
     """
     vector = limits.vector()
     if np.isnan(vector).any():
-        name = fields(PackLimits)[1 + int(np.argmax(np.isnan(vector)))].name
+        name = LIMIT_NAMES[int(np.argmax(np.isnan(vector)))]
         raise InputError(source=f"limits of {limits.device_id}", field=name, value=math.nan, expected="a number")
     matrix = condition.matrix()
-    bad = np.argwhere(~np.isfinite(matrix))
-    if len(bad):
-        name = fields(Condition)[int(bad[0][1])].name
+    if not np.isfinite(matrix).all():
+        bad = np.argwhere(~np.isfinite(matrix))
+        name = CONDITION_NAMES[int(bad[0][1])]
         raise InputError(
             source=f"condition of {limits.device_id}",
             field=name,

@@ -7,7 +7,8 @@ equations (core.battery.ecm), the limits (core.limits).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -22,12 +23,14 @@ from core.battery.condition import (
     open_circuit,
     true_condition,
 )
-from core.battery.ecm import COLDEST_C, WARMEST_C, interpolate, step
+from core.battery.ecm import COLDEST_C, WARMEST_C, compiled_lean, interpolate, step
 from core.devices import DeviceConfig, PackState
 from core.errors import InputError
-from core.limits import CELL_WINDOW_V, Condition
+from core.limits import CELL_WINDOW_V, CONDITION_NAMES, Condition
 
 FloatArray = NDArray[np.float64]
+SOC_SHARES = np.linspace(0.0, 1.0, len(BY_SOC[0]))
+"""Where BY_SOC's rows lie."""
 REPORTED_CELLS = 8
 """Cells of which voltage and temperature are reported: the extremes are among them."""
 
@@ -66,11 +69,19 @@ class Elements:
 
 def elements(parameters: FloatArray, soc: float, temperature_c: float) -> Elements:
     """The elements at a SoC (0-1)."""
-    table, factors = BY_SOC[int(parameters[3])], BY_TEMPERATURE[int(parameters[3])]
+    cell = int(parameters[3])
+    return Elements(*_elements(parameters, BY_SOC[cell], BY_TEMPERATURE[cell], soc, temperature_c))
+
+
+@compiled_lean
+def _elements(
+    parameters: FloatArray, by_soc: FloatArray, by_temperature: FloatArray, soc: float, temperature_c: float
+) -> tuple[float, float, float]:
     place = (temperature_c - COLDEST_C) / (WARMEST_C - COLDEST_C)
-    r0, r1, lag = (interpolate(table[:, k + 2], soc) * interpolate(factors[:, k], place) for k in range(3))
-    scale = float(parameters[2])
-    return Elements(r0_ohm=scale * r0, r1_ohm=scale * r1, lag_per_a=float(parameters[10] * lag / parameters[0]))
+    r0 = interpolate(by_soc[:, 2], soc) * interpolate(by_temperature[:, 0], place)
+    r1 = interpolate(by_soc[:, 3], soc) * interpolate(by_temperature[:, 1], place)
+    lag = interpolate(by_soc[:, 4], soc) * interpolate(by_temperature[:, 2], place)
+    return parameters[2] * r0, parameters[2] * r1, parameters[10] * lag / parameters[0]
 
 
 def open_circuit_v(parameters: FloatArray, soc: float, temperature_c: float) -> float:
@@ -80,8 +91,11 @@ def open_circuit_v(parameters: FloatArray, soc: float, temperature_c: float) -> 
 
 def circuit_resistance_ohm(parameters: FloatArray, soc: float, temperature_c: float, dt_s: float) -> float:
     """R0 plus the share of R1 that builds up within dt_s; what a pulse of that length measures, but for the OCV's move."""
-    at = elements(parameters, soc, temperature_c)
-    return float(at.r0_ohm + at.r1_ohm * (1.0 - np.exp(-dt_s / parameters[4])))
+    return _built_up_ohm(elements(parameters, soc, temperature_c), parameters, dt_s)
+
+
+def _built_up_ohm(at: Elements, parameters: FloatArray, dt_s: float) -> float:
+    return float(at.r0_ohm + at.r1_ohm * (1.0 - math.exp(-dt_s / parameters[4])))
 
 
 def step_resistance_ohm(parameters: FloatArray, soc: float, temperature_c: float, dt_s: float) -> float:
@@ -194,12 +208,11 @@ def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *,
     parameters = ecm_parameters(config, state.soh_pct)
     soc = min(max(state.soc_pct / 100.0, 0.0), 1.0)
     at = elements(parameters, soc, state.temperature_c)
-    measured = _measured_over_model(parameters, state)
+    measured = _measured_over_model(at, parameters, state)
     behind_v = state.voltage_v + state.current_a * at.r0_ohm * measured
     held_v = open_circuit_v(parameters, soc, state.temperature_c) - behind_v
     usual_v = state.current_a * at.r1_ohm * measured
-    ocv = CELLS[config.chemistry].ocv_table()
-    surface = float(np.interp(behind_v / config.series_cells, ocv, np.linspace(0.0, 1.0, len(ocv))))
+    surface = float(np.interp(behind_v / config.series_cells, BY_SOC[int(parameters[3])][:, 0], SOC_SHARES))
     cells = state.cell_temperatures_c or (state.temperature_c,)
     high_v, low_v = imbalance_v(config, state)
     row, cell = np.empty(CONDITION_COLUMNS), int(parameters[3])
@@ -232,9 +245,9 @@ def condition_from_state(config: DeviceConfig, state: PackState, dt_s: float, *,
     )
 
 
-def _measured_over_model(parameters: FloatArray, state: PackState) -> float:
+def _measured_over_model(at: Elements, parameters: FloatArray, state: PackState) -> float:
     """Measured resistance over the model's, 1 when none was measured."""
-    model = circuit_resistance_ohm(parameters, state.soc_pct / 100.0, state.temperature_c, parameters[4])
+    model = _built_up_ohm(at, parameters, parameters[4])
     return state.internal_resistance_ohm / model if state.internal_resistance_ohm > 0 else 1.0
 
 
@@ -247,13 +260,13 @@ def power_ratings(config: DeviceConfig) -> FloatArray:
 
 def _condition_of(row: FloatArray) -> Condition:
     """A Condition from its row."""
-    return Condition(**dict(zip((f.name for f in fields(Condition)), row.tolist(), strict=True)))
+    return Condition(**dict(zip(CONDITION_NAMES, row.tolist(), strict=True)))
 
 
 def imbalance_v(config: DeviceConfig, state: PackState) -> tuple[float, float]:
     """Lead of the highest and lag of the lowest cell voltage over their mean, times the cells in series."""
     if not state.cell_voltages_v:
         return 0.0, 0.0
-    mean_v = float(np.mean(state.cell_voltages_v))
+    mean_v = math.fsum(state.cell_voltages_v) / len(state.cell_voltages_v)
     series = config.series_cells
     return (max(state.cell_voltages_v) - mean_v) * series, (mean_v - min(state.cell_voltages_v)) * series

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,12 @@ def energy_curve_wh(config: DeviceConfig, soh_pct: float) -> FloatArray:
 
     Charge at a high voltage is worth more energy: an NMC pack holds 46 % of its energy at 50 % SoC.
     """
-    table = CELLS[config.chemistry].ocv_table()
+    return _shares_v(config.chemistry) * capacity_ah(config, soh_pct) * config.series_cells
+
+
+@cache
+def _shares_v(chemistry: Chemistry) -> FloatArray:
+    """Integral of the OCV over the state of charge, V, at 0, 1, ..., 100 %."""
+    table = CELLS[chemistry].ocv_table()
     per_interval = 0.5 * (table[1:] + table[:-1]) / (len(table) - 1)
-    shares_v = np.concatenate([[0.0], np.cumsum(per_interval)])
-    return shares_v * capacity_ah(config, soh_pct) * config.series_cells
+    return np.concatenate([[0.0], np.cumsum(per_interval)])

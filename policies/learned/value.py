@@ -1,10 +1,7 @@
 """The energy-value policy: what a kWh in each pack will be worth, by a network, and one step decided by merit order.
 
-Here: features from an observation, the learned value, the step. Packs and the meter are one small market: a pack discharges when
-the price at the meter, less wear and losses, is above what its energy will be worth, and charges when it is below. The price at
-the meter is the import price while the site imports, the export price while it exports, and in between what balances the site:
-the optimum of the step, as all values are concave. Not here: training, and the MPC that HYBRID starts from
-(policies.learned.hybrid).
+Here: features from an observation, the learned value. Not here: the step's merit order (policies.learned.market), training, and
+the MPC that HYBRID starts from (policies.learned.hybrid).
 """
 
 from __future__ import annotations
@@ -16,23 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.artefact import ArtefactError
-from core.battery import capacity_wh
 from core.decisions import Decision, Reason, SetPoint
 from core.errors import InputError
-from core.limits import power_bounds
-from core.pack import condition_from_state
 from core.policy_record import PolicyRecord
 from optimizer.dynamic import non_increasing
-from optimizer.linearise import wear_cost
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
 from policies.learned.layout import FLOOR_EUR_PER_KWH, VALUE_LAYOUT, value_features
+from policies.learned.market import merit_order, offers_of
 from policies.learned.network import Mlp
 
 FloatArray = NDArray[np.float64]
 HISTORY = timedelta(days=7)
-BALANCE_ROUNDS = 60
-"""Halvings of the span between export and import price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,95 +98,6 @@ def energy_value(artefact: Artefact) -> EnergyValue:
     return EnergyValue(networks, steps, dt_s, eta)
 
 
-@dataclass(frozen=True, slots=True)
-class PackOffer:
-    """What one pack would do at any price at the meter: `power_w` (discharge positive) rises with `threshold`, EUR/kWh."""
-
-    device_id: str
-    threshold: FloatArray
-    """Rising; at a price above threshold k the pack's power has risen by width k. Shape (m,)."""
-    width_w: FloatArray
-    lowest_w: float
-    """At a price below all thresholds: charging as hard as it may."""
-
-    def power_w(self, price: float, *, inclusive: bool) -> float:
-        """Net power at a price; at a threshold itself the whole width (inclusive) or none of it."""
-        reached = self.threshold <= price if inclusive else self.threshold < price
-        return self.lowest_w + float(self.width_w[reached].sum())
-
-
-def merit_order(offers: list[PackOffer], net_load_w: float, buy: float, sell: float) -> dict[str, float]:
-    """Net power of each pack so that the step earns most; `sell` <= `buy`, EUR/kWh. Packs that tie at the balance share it."""
-
-    def exported(price: float, *, inclusive: bool) -> float:
-        return sum(offer.power_w(price, inclusive=inclusive) for offer in offers) - net_load_w
-
-    if exported(buy, inclusive=False) <= 0.0:
-        return {offer.device_id: offer.power_w(buy, inclusive=False) for offer in offers}
-    if exported(sell, inclusive=False) >= 0.0:
-        return {offer.device_id: offer.power_w(sell, inclusive=False) for offer in offers}
-    low, high = sell, buy
-    for _ in range(BALANCE_ROUNDS):
-        middle = 0.5 * (low + high)
-        if exported(middle, inclusive=False) <= 0.0:
-            low = middle
-        else:
-            high = middle
-    below, above = exported(low, inclusive=False), exported(high, inclusive=True)
-    part = float(np.clip(-below / (above - below), 0.0, 1.0)) if above > below else 0.0
-    found = {}
-    for offer in offers:
-        least, most = offer.power_w(low, inclusive=False), offer.power_w(high, inclusive=True)
-        found[offer.device_id] = least + part * (most - least)
-    return found
-
-
-def offers_of(observation: Observation, marginals: FloatArray, eta: float) -> list[PackOffer]:
-    """Each pack's offer for the step, within what limits and measured state allow it now."""
-    ambient_c = float(observation.ambient_c.window(observation.starts_at, 1, observation.interval_s)[0])
-    hours = observation.interval_s / 3600.0
-    found = []
-    for device in observation.devices:
-        state, limits = observation.states[device.device_id], observation.limits[device.device_id]
-        condition = condition_from_state(device, state, observation.interval_s, ambient_c=ambient_c)
-        bounds = power_bounds(limits, condition, observation.interval_s)
-        charge_w, discharge_w = float(bounds.charge_w[0]), float(bounds.discharge_w[0])
-        full_wh = capacity_wh(device, state.soh_pct)
-        span_pct = max(limits.soc_max_pct - limits.soc_min_pct, 1e-9)
-        usable_wh = max(full_wh * span_pct / 100.0, 1e-6)
-        level = float(np.clip((state.soc_pct - limits.soc_min_pct) / span_pct, 0.0, 1.0)) * len(marginals)
-        wear = wear_cost(device.chemistry, state.soh_pct, observation.site.pack(device.device_id).replacement_eur_per_kwh)
-        piece_wh = usable_wh / len(marginals)
-        down_wh, down = _pieces(level, piece_wh, marginals, discharge_w * hours / eta, up=False)
-        up_wh, up = _pieces(level, piece_wh, marginals, charge_w * hours * eta, up=True)
-        # Discharging sells eta per stored kWh, charging buys 1/eta of it.
-        threshold = np.concatenate([(up * eta - wear)[::-1], down / eta + wear])
-        width = np.concatenate([(up_wh / eta)[::-1], down_wh * eta]) / hours
-        lowest = -float(up_wh.sum()) / eta / hours
-        order = np.argsort(threshold, kind="stable")
-        found.append(PackOffer(device.device_id, threshold[order], width[order], lowest))
-    return found
-
-
-def _pieces(level: float, piece_wh: float, marginals: FloatArray, most_wh: float, *, up: bool) -> tuple[FloatArray, FloatArray]:
-    """Stored energy and its worth, piece by piece from the level up or down, `most_wh` in all at most."""
-    n = len(marginals)
-    if up:
-        first = min(int(level), n)
-        worth = marginals[first:]
-        sizes = np.full(len(worth), piece_wh)
-        if len(sizes):
-            sizes[0] = piece_wh * (first + 1 - level)
-    else:
-        last = min(int(np.ceil(level)), n)
-        worth = marginals[:last][::-1]
-        sizes = np.full(len(worth), piece_wh)
-        if len(sizes):
-            sizes[0] = piece_wh * (level - (last - 1))
-    before = np.concatenate([[0.0], np.cumsum(sizes)[:-1]]) if len(sizes) else sizes
-    return np.clip(most_wh - before, 0.0, sizes), worth
-
-
 class EnergyValuePolicy:
     """Decides by a learned value of energy alone, without a plan. Raises ArtefactError when the artefact does not fit."""
 
@@ -220,9 +123,8 @@ class EnergyValuePolicy:
         except InputError as error:
             raise PolicyUnableError(str(error)) from None
         buy, sell = observation.site.tariff.buy_sell(price)
-        powers = merit_order(
-            offers_of(observation, marginals, self._value.eta), float(load_w - pv_w), float(buy[0]), float(min(sell[0], buy[0]))
-        )
+        offers = offers_of(observation, marginals, self._value.eta)
+        powers_w = merit_order(offers, float(load_w - pv_w), float(buy[0]), float(min(sell[0], buy[0])))
         detail = f"energy worth {marginals[-1]:.4f} (full) to {marginals[0]:.4f} (empty) EUR/kWh, import at {buy[0]:.4f}"
         return Decision(
             site_id=observation.site.site_id,
@@ -231,7 +133,8 @@ class EnergyValuePolicy:
             source=self.name,
             policy_id=self.record.policy_id,
             set_points=tuple(
-                SetPoint(device_id=key, power_w=value, reason=_reason(value), detail=detail) for key, value in powers.items()
+                SetPoint(device_id=key, power_w=value, reason=_reason(value), detail=detail)
+                for key, value in zip(offers.device_ids, powers_w.tolist(), strict=True)
             ),
             inputs={**observation.inputs, "artefact": self.artefact.sha256},
         )

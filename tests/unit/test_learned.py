@@ -24,7 +24,8 @@ from policies.check import PolicyContractError, check_policy
 from policies.learned.actor import ActorPolicy
 from policies.learned.artefact import open_artefact
 from policies.learned.hybrid import HybridPolicy
-from policies.learned.value import EnergyValuePolicy, PackOffer, energy_value, merit_order
+from policies.learned.market import Offers, merit_order
+from policies.learned.value import EnergyValuePolicy, energy_value
 from policies.mpc import MpcPolicy
 from policies.rules import ThresholdRule
 from policies.rules_cycle import OneCycleRule
@@ -214,25 +215,23 @@ offers = st.lists(
 @settings(max_examples=80, deadline=None)
 @given(offers, st.integers(-100, 100), st.integers(0, 40), st.integers(0, 20))
 def test_merit_order_is_the_optimum_of_the_step(drawn, load, sell, margin):
-    made = [
-        PackOffer(str(k), np.sort(np.array(t, float)), np.array(w, float), -float(low)) for k, (t, w, low) in enumerate(drawn)
-    ]
+    threshold, width = np.array([t for t, _, _ in drawn], float), np.array([w for _, w, _ in drawn], float)
+    lowest = -np.array([low for _, _, low in drawn], float)
+    made = Offers(tuple(str(k) for k in range(len(drawn))), threshold, width, lowest)
     buy = sell + margin
     found = merit_order(made, float(load), float(buy), float(sell))
     # least cost of the same step as a linear programme: widths x_k in [0, w], import b, export s
-    threshold, width = (np.concatenate([getattr(offer, name) for offer in made]) for name in ("threshold", "width_w"))
-    low = sum(offer.lowest_w for offer in made)
-    cost = np.concatenate([threshold, [buy, -sell]])
-    bounds = [(0, w) for w in width] + [(0, None), (0, None)]
-    best = linprog(cost, A_eq=[[*np.ones(len(width)), 1.0, -1.0]], b_eq=[load - low], bounds=bounds).fun
+    cost = np.concatenate([threshold.ravel(), [buy, -sell]])
+    bounds = [(0, w) for w in width.ravel()] + [(0, None), (0, None)]
+    best = linprog(cost, A_eq=[[*np.ones(width.size), 1.0, -1.0]], b_eq=[load - lowest.sum()], bounds=bounds).fun
     total = 0.0
-    for offer in made:
-        left = found[offer.device_id] - offer.lowest_w
-        for t, w in zip(offer.threshold, offer.width_w, strict=True):
-            part = min(left, w)
-            total, left = total + t * part, left - part
+    for power, low, its_threshold, its_width in zip(found, lowest, threshold, width, strict=True):
+        left = power - low
+        for k in np.argsort(its_threshold):
+            part = min(left, its_width[k])
+            total, left = total + its_threshold[k] * part, left - part
         assert left <= 1e-6
-    net = load - sum(found.values())
+    net = load - found.sum()
     total += buy * max(net, 0.0) - sell * max(-net, 0.0)
     assert total == pytest.approx(best, abs=1e-4)
 
