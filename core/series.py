@@ -54,18 +54,20 @@ class Series:
                 value=self.dt_s,
                 expected=f"a grid that lines up with {dt_s:g} s steps at {start.isoformat()}",
             )
-        edges = offset_s + dt_s * np.arange(steps + 1)
-        if edges[0] < 0 or edges[-1] > self.dt_s * len(self.values) + 1e-6:
+        if offset_s < 0 or offset_s + dt_s * steps > self.dt_s * len(self.values) + 1e-6:
             raise InputError(
                 source=f"series {self.name}",
                 field="range",
                 value=f"{self.start.isoformat()} to {self.end.isoformat()}",
                 expected=f"cover {start.isoformat()} to {(start + timedelta(seconds=dt_s * steps)).isoformat()}",
             )
-        if ratio <= 1:
-            fine_values: FloatArray = self.values[np.floor(edges[:-1] / self.dt_s + 1e-9).astype(int)]
+        if ratio < 1:
+            index = np.floor((offset_s + dt_s * np.arange(steps)) / self.dt_s + 1e-9).astype(int)
+            fine_values: FloatArray = self.values[index]
             return fine_values
-        first = round(edges[0] / self.dt_s)
+        first = round(offset_s / self.dt_s)
+        if ratio == 1:
+            return self.values[first : first + steps].copy()
         coarse: FloatArray = self.values[first : first + steps * round(ratio)].reshape(steps, -1).mean(axis=1)
         return coarse
 

@@ -63,7 +63,8 @@ class Layout:
     @property
     def size(self) -> int:
         """Columns of an observation."""
-        return len(self.names)
+        own = len(PACK) + (1 if self.marginal_points else 0)
+        return self.row_width + self.load_forecast_hours + len(SITE) + self.packs * own
 
     def describe(self) -> dict[str, object]:
         """JSON-ready: what an artefact records and what loading compares."""

@@ -9,7 +9,7 @@ in that order. Not here: where each field lies (envs.layout), its value (envs.fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -20,11 +20,12 @@ from core.artefact import ArtefactError
 from core.devices import Chemistry, DeviceConfig
 from core.errors import InputError
 from core.series import Series
+from core.site import Pack
 from envs import kernel
 from envs import variants as at
 from envs.config import EnvConfig
-from envs.data import HISTORY_DAYS, Exogenous, whole
-from envs.features import Features, make_features
+from envs.data import HISTORY_DAYS, Exogenous
+from envs.features import Features, features_at
 from envs.layout import LAYOUT_NAME, Layout
 from optimizer.linearise import wear_cost
 from policies.base import Observation, PolicyUnableError
@@ -105,10 +106,10 @@ class PackLayout:
                 f"the actor needs prices of {HISTORY_DAYS} days before and load, PV around now: {error}"
             ) from None
         together = self._together(observation.devices)
-        whole_w = sum(_rated_w(device) for device in observation.devices)
+        whole_w, packs = sum(_rated_w(device) for device in observation.devices), observation.site.by_id()
         found = np.empty((len(together), self.size), dtype=np.float32)
         for k, devices in enumerate(together):
-            self._observe(observation, devices, sum(_rated_w(device) for device in devices) / whole_w, features, row, found[k])
+            self._observe(observation, devices, sum(_rated_w(device) for device in devices) / whole_w, features, packs, found[k])
         return found.astype(np.float64)
 
     def _together(self, devices: Sequence[DeviceConfig]) -> list[Sequence[DeviceConfig]]:
@@ -123,7 +124,7 @@ class PackLayout:
         return [devices]
 
     def _features(self, observation: Observation, row: int) -> Features:
-        """Tables over the past and two days, of which `row` is the interval that is decided."""
+        """What the past and two days say of `row`, the interval that is decided: the second of two rows."""
         count = row + round(AHEAD_S / self.dt_s)
         begin = observation.starts_at - timedelta(seconds=row * self.dt_s)
         load_w, pv_w = (
@@ -143,8 +144,7 @@ class PackLayout:
             pv_forecast_w=pv_w,
             timezone=self.timezone,
         )
-        config = self.config.model_copy(update={"tariff": observation.site.tariff, "episode_steps": None})
-        return make_features(whole(data), config)
+        return features_at(data, self.config.model_copy(update={"tariff": observation.site.tariff}), row)
 
     def _around(self, series: Series, starts_at: datetime, row: int, count: int) -> FloatArray:
         """A series from the step before the interval on, (count,): ends are held, what lies further back is not looked at."""
@@ -163,7 +163,7 @@ class PackLayout:
         devices: Sequence[DeviceConfig],
         share: float,
         features: Features,
-        row: int,
+        packs: Mapping[str, Pack],
         out: NDArray[np.float32],
     ) -> None:
         """Packs that have this share of the site; out (size,)."""
@@ -176,8 +176,8 @@ class PackLayout:
         circuit = np.zeros((1, count, 4))
         for p, device in enumerate(devices):
             state = observation.states[device.device_id]
-            replacement = observation.site.pack(device.device_id).replacement_eur_per_kwh
-            pack[0, p, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, replacement)
+            own = packs.get(device.device_id) or observation.site.pack(device.device_id)
+            pack[0, p, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, own.replacement_eur_per_kwh)
             circuit[0, p, 0], circuit[0, p, 3] = state.soc_pct / 100.0, state.temperature_c
             hours = device.nominal_energy_wh / device.max_discharge_power_w
             shown.append([
@@ -187,7 +187,7 @@ class PackLayout:
                 device.max_discharge_power_w / rated_w,
             ])  # fmt: skip
         clocks, accounts = np.zeros((1, 3), dtype=np.int64), np.zeros((1, 5))
-        clocks[0, kernel.ROW], accounts[0, kernel.PEAK] = row, share * observation.peak_incurred_w
+        clocks[0, kernel.ROW], accounts[0, kernel.PEAK] = 1, share * observation.peak_incurred_w
         kernel.observe(
             0, clocks, accounts, circuit, site, pack, np.array([shown], dtype=np.float32), features.rows, features.economics,
             features.load_ahead_w, features.pv_ahead_w, features.marginal, features.marginal_soc, out,

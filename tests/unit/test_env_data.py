@@ -14,7 +14,8 @@ from core.errors import InputError
 from core.series import Series
 from envs.config import EnvConfig
 from envs.data import DUTCH_PRICES, DataSet, Exogenous, Period, Split, whole
-from envs.features import ECONOMICS, PUBLICATION_HOUR, make_features, trailing
+from envs.features import ECONOMICS, PUBLICATION_HOUR, features_at, make_features, trailing
+from envs.layout import Layout
 from envs.read import read_series
 from envs.sample import sample_year
 
@@ -72,6 +73,31 @@ def test_published_prices_are_seen_and_revealed_ones_are_not():
     true = [(DATA.price_eur_per_kwh[t + 1 + 4 * k : t + 5 + 4 * k].mean() - mean) / spread for k in range(3)]
     np.testing.assert_allclose(published.rows[t, ahead][:3], np.clip(true, -10, 10), rtol=1e-4)
     assert abs(revealed.rows[t, ahead][:3] - true).max() > 1e-3
+
+
+@settings(max_examples=60, deadline=None)
+@given(t=st.integers(0, 13 * 96 - 1), day=st.sampled_from(["2026-03-20", "2026-10-16", "2026-12-22", "2026-07-01"]),
+       zone=st.sampled_from(["Europe/Amsterdam", "Asia/Kolkata", "America/St_Johns", "UTC"]),
+       information=st.sampled_from(["published", "revealed"]), forecast=st.booleans())  # fmt: skip
+def test_one_row_alone_is_that_of_the_tables(t, day, zone, information, forecast):
+    """As a live site asks for it: clock changes, ends of months and years, half-hour zones."""
+    data = replace(DATA, start=datetime.fromisoformat(day).replace(tzinfo=UTC), timezone=zone)
+    if not forecast:
+        data = replace(data, price_forecast_eur_per_kwh=None, load_forecast_w=None)
+    t += 7 * 96  # a week of history
+    settings = config(information=information)
+    every, one = make_features(whole(data), settings), features_at(data, settings, t)
+    measured = [ECONOMICS.index(k) for k in ("load_w", "pv_w", "load_forecast_w", "pv_forecast_w", "ambient_c")]
+    np.testing.assert_array_equal(one.economics[0, measured], every.economics[t - 1, measured])
+    np.testing.assert_allclose(one.economics[1], every.economics[t], rtol=1e-9, atol=1e-12)
+    if t < N - 3 * 96:  # beyond its end data says nothing of its days
+        np.testing.assert_allclose(one.rows[1], every.rows[t], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(one.load_ahead_w[1], every.load_ahead_w[t])
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 24), Layout(3, 12, 5, 6)])
+def test_a_layout_counts_its_fields(layout):
+    assert layout.size == len(layout.names) == len(layout.index)
 
 
 @settings(max_examples=30, deadline=None)
