@@ -18,6 +18,8 @@ from core.yamlconfig import ConfigModel, Number, Whole
 
 MOST_VARIANTS = 4096
 DEVICE_SUBSTEP_S, LONGEST_SUBSTEP_S, QUARTER_S = 60.0, 300.0, 900.0
+ONLY_SUBSTEP_S, FEW = 180.0, 3
+"""A step has this many substeps, or none longer than that: with fewer, heat passes a limit (docs/environment.md)."""
 Range = Annotated[tuple[Number, Number], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 """Lowest and highest value of a uniform draw; equal ends fix it."""
 
@@ -93,8 +95,8 @@ class EnvConfig(ConfigModel):
     tariff: Tariff = Tariff()
     substep_s: Annotated[Number, Field(gt=0.0, le=LONGEST_SUBSTEP_S)] = DEVICE_SUBSTEP_S
     """Longest substep of the circuit. 60 s is what device and twin use; 300 s is faster and less true (docs/environment.md).
-    Longer ones would let heat pass a limit within a substep; so would many long ones: in steps of more than 900 s they are
-    shorter in proportion (`substeps_of`)."""
+    Longer ones would let heat pass a limit within a substep; so would many long ones, or a single one: in steps of more than
+    900 s they are shorter in proportion, in shorter steps there are three, or none is longer than 180 s (`substeps_of`)."""
     episode_steps: Annotated[Whole, Field(gt=0)] | None = 672
     """Steps until truncation; none runs to the end of the data."""
     information: Literal["published", "revealed"] = "published"
@@ -130,8 +132,9 @@ class EnvConfig(ConfigModel):
         return self
 
     def substeps_of(self, dt_s: float) -> int:
-        """Substeps of a step of dt_s: of at most substep_s, and at most 300 s x 900 s / dt_s, but 60 s are always allowed."""
-        longest_s = min(self.substep_s, max(DEVICE_SUBSTEP_S, LONGEST_SUBSTEP_S * QUARTER_S / dt_s))
+        """Substeps of a step of dt_s: none longer than substep_s, 300 s x 900 s / dt_s (or 60 s) and dt_s / 3 (or 180 s)."""
+        together_s, few_s = max(DEVICE_SUBSTEP_S, LONGEST_SUBSTEP_S * QUARTER_S / dt_s), max(ONLY_SUBSTEP_S, dt_s / FEW)
+        longest_s = min(self.substep_s, together_s, few_s)
         return max(1, int(np.ceil(dt_s / longest_s - 1e-9)))
 
     @classmethod

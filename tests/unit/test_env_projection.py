@@ -143,9 +143,11 @@ def check_limits(made, steps, seed):
 TIGHT = {"import_per_rated": (0.1, 1.5), "export_per_rated": (0.1, 1.5)}
 
 
-@pytest.mark.parametrize("substep_s", [60.0, 300.0])
-def test_a_million_random_steps_break_no_limit(substep_s):
-    made = engine(4096, substep_s=substep_s, episode_steps=96, grid=TIGHT, load_per_rated=(0.5, 2.0), pv_per_rated=(0.5, 2.0))
+@pytest.mark.parametrize(("dt_s", "substep_s"), [(900.0, 60.0), (900.0, 300.0), (300.0, 300.0)])
+def test_a_million_random_steps_break_no_limit(dt_s, substep_s):
+    made = engine(
+        4096, dt_s, substep_s=substep_s, episode_steps=96, grid=TIGHT, load_per_rated=(0.5, 2.0), pv_per_rated=(0.5, 2.0)
+    )
     assert check_limits(made, 130, 3) > 500_000
 
 
@@ -156,7 +158,7 @@ def test_a_site_of_packs_breaks_no_limit():
 
 def test_long_steps_have_no_long_substeps():
     config = EnvConfig.of({"substep_s": 300.0})
-    assert [config.substeps_of(dt_s) for dt_s in (60.0, 300.0, 900.0, 1800.0, 3600.0)] == [1, 1, 3, 12, 48]
+    assert [config.substeps_of(dt_s) for dt_s in (60.0, 180.0, 300.0, 600.0, 900.0, 1800.0, 3600.0)] == [1, 1, 2, 3, 3, 12, 48]
     assert [EnvConfig.of({}).substeps_of(dt_s) for dt_s in (60.0, 300.0, 900.0, 3600.0)] == [1, 5, 15, 60]
 
 
@@ -164,9 +166,9 @@ def test_long_steps_have_no_long_substeps():
 @pytest.mark.timeout(3600)
 def test_a_hundred_million_random_steps_break_no_limit():
     total = 0
-    for dt_s, substep_s in ((900.0, 60.0), (900.0, 300.0), (300.0, 60.0), (3600.0, 300.0)):
+    for dt_s, substep_s in ((900.0, 60.0), (900.0, 300.0), (300.0, 60.0), (300.0, 300.0), (3600.0, 300.0)):
         made = engine(
             8192, dt_s, substep_s=substep_s, episode_steps=96, grid=TIGHT, load_per_rated=(0.5, 2.0), pv_per_rated=(0.5, 2.0)
         )
-        total += check_limits(made, 3100, int(dt_s + substep_s))
+        total += check_limits(made, 2500, int(dt_s + substep_s))
     assert total >= 100_000_000
