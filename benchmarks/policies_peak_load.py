@@ -7,12 +7,12 @@ nothing of that: it counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.policies_peak_plant import RATED_KW, TOP_KW, FloatArray
+from policies.learned import load_chain
+from policies.learned.load_chain import Chain
 
 IntArray = NDArray[np.int64]
 EDGES_KW = np.array([-25.0, -15.0, -5.0, 5.0, 15.0, 25.0, 45.0, 70.0, 95.0, 120.0, 145.0, 185.0])
@@ -20,8 +20,6 @@ EDGES_KW = np.array([-25.0, -15.0, -5.0, 5.0, 15.0, 25.0, 45.0, 70.0, 95.0, 120.
 STATES = len(EDGES_KW) + 1
 DAYS_BACK = (6, 10)
 """Of weekends and of working days: the mean of the same hour on these is what a plan expects."""
-PRIOR_HOURS, PRIOR_TYPE, PRIOR_KW = 20.0, 5.0, 10.0
-"""Counts that the neighbouring hours, the type of day, and a state's mean over all hours weigh."""
 
 
 def site_load(hours: FloatArray, weekday: IntArray, seed: int) -> FloatArray:
@@ -61,45 +59,7 @@ def expected(load: FloatArray, usual: FloatArray, work: IntArray, rows: tuple[in
     return np.asarray(usual[day[:, None], work[target // 24], target % 24] + error[:, None] * left ** np.arange(1, ahead + 1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
-    """How the load moves, by type of day (weekend, working day) and hour."""
-
-    usual_kw: FloatArray
-    """Median, (2, 24)."""
-    above_kw: FloatArray
-    """Mean above the usual in each state, (2, 24, STATES)."""
-    moves: FloatArray
-    """Probability of the hour's state given that of the hour before, (2, 24, STATES, STATES)."""
-
-    def state(self, load: FloatArray, kind: IntArray, hour: IntArray) -> IntArray:
-        """States of loads, kW."""
-        return np.digitize(load - self.usual_kw[kind, hour], EDGES_KW)
-
-
 def count_chain(load: FloatArray, work: IntArray, rows: tuple[int, int]) -> Chain:
     """The chain of the hours `rows`, counted."""
     now = np.arange(*rows)
-    kind, hour = work[now // 24], now % 24
-    usual = np.array([[np.median(load[now[(kind == k) & (hour == h)]]) for h in range(24)] for k in (0, 1)])
-    above = load[now] - usual[kind, hour]
-    state = np.digitize(above, EDGES_KW)
-    number, total = np.zeros((2, 24, STATES)), np.zeros((2, 24, STATES))
-    np.add.at(number, (kind, hour, state), 1.0)
-    np.add.at(total, (kind, hour, state), above)
-    middle = np.concatenate([[EDGES_KW[0] - 5], 0.5 * (EDGES_KW[1:] + EDGES_KW[:-1]), [EDGES_KW[-1] + 20]])
-    mean = (total.sum(axis=(0, 1)) + middle) / (number.sum(axis=(0, 1)) + 1.0)
-    moved = np.zeros((2, 24, STATES, STATES))
-    np.add.at(moved, (kind[1:], hour[1:], state[:-1], state[1:]), 1.0)
-    whole = _shares(moved.sum(axis=(0, 1)) + number.sum(axis=(0, 1)) / number.sum())
-    near = moved + np.roll(moved, 1, axis=1) + np.roll(moved, -1, axis=1)
-    near = _shares(near + PRIOR_TYPE * _shares(moved.sum(axis=1, keepdims=True) + whole))
-    return Chain(
-        usual_kw=usual,
-        above_kw=(total + PRIOR_KW * mean) / (number + PRIOR_KW),
-        moves=_shares(moved + PRIOR_HOURS * near),
-    )
-
-
-def _shares(counts: FloatArray) -> FloatArray:
-    return np.asarray(counts / counts.sum(axis=-1, keepdims=True))
+    return load_chain.count_chain(load[now], work[now // 24], now % 24, EDGES_KW)

@@ -46,8 +46,9 @@ class Metadata(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["pulsebms-artefact/1"] = "pulsebms-artefact/1"
-    kind: Literal["energy_value", "residual", "actor"]
-    """energy_value: worth of stored energy by level; residual: correction of the MPC's; actor: the action itself."""
+    kind: Literal["energy_value", "residual", "actor", "load_chain"]
+    """energy_value: worth of stored energy by level; residual: correction of the MPC's; actor: the action itself; load_chain: how
+    a site's load moves, no network (policies.learned.load_chain)."""
     layout: str
     """Name and version of the observation layout that the network was made on."""
     networks: dict[str, NetworkShape]
