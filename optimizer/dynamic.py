@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from core.compiled import kept_on_disk
 from core.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -31,7 +31,7 @@ TIE_EUR = 1e-9
 
 
 def _compiled(function: _F) -> _F:
-    compiled: _F = njit(cache=True, error_model="numpy")(function)
+    compiled: _F = kept_on_disk(error_model="numpy")(function)
     return compiled
 
 

@@ -2,21 +2,17 @@
 
 An iteration is four passes: factor and correct against time, predict and advance with it (Mehrotra, SIAM J. Optim. 2, 1992). A
 lane is done when it has met its own tolerance, has failed, or has had `most_iterations`. Since devices need different numbers of
-iterations, lanes that are done are audited, emptied and filled with the next devices while the others go on. Compiled code is
-cached on disk; `compiled` ties it to the source text of this package, which numba alone would not see change in other modules.
+iterations, lanes that are done are audited, emptied and filled with the next devices while the others go on.
 """
 # ruff: noqa: ANN401 - named tuples of arrays: known to numba alone.
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from core import lanes as core_lanes
+from core.compiled import kept_on_disk
 from core.lanes import stage, whole_pass
 from optimizer.structured import layout as f
 from optimizer.structured.audit import audit
@@ -33,9 +29,6 @@ STATUS = (
     "solved", "too many iterations", "not finite", "not proven", "a case for the general solver", "refused by the replay",
 )  # fmt: skip
 """Status of a device; all but SOLVED go down the chain."""
-_SOURCES = (
-    "audit", "backward", "check", "forward", "judge", "kernel", "layout", "packing", "riccati", "rooms", "rows", "start",
-)  # fmt: skip
 LEFT_LIMIT = 1e-8
 """Share of the first infeasibility that may be left."""
 PRIMAL_LIMIT = -1e-5
@@ -48,6 +41,7 @@ MOST_AUDITS = 3
 """A lane that an audit refuses gets more iterations this often, less one."""
 ENOUGH = 2
 """Lanes that wait before an audit, which takes a quarter of an iteration, is worth it."""
+_entry = kept_on_disk(nogil=True, error_model="numpy", boundscheck=False)
 DEVICE, STATE, DONE, COUNT, AUDITS = range(5)
 LANE_ROWS = 5
 """What is known of a lane: its device or -1, its status, whether it is done, its iterations and audits."""
@@ -168,72 +162,60 @@ def fill(
     return first
 
 
-def _source_digest() -> int:
-    """Of the text that the compiled code comes from."""
-    digest = hashlib.sha256(Path(str(core_lanes.__file__)).read_bytes())
-    for name in _SOURCES:
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return int.from_bytes(digest.digest()[:7], "big")
+@_entry
+def solve_range(
+    w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, flags_of: Any, kept: Any,
+    border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, judged: bool, iterations: Any,
+    status: Any, numbers: Any, objective: Any, out: Any,
+) -> None:  # fmt: skip
+    """Devices order[first:last], in whatever lane is free.
 
-
-def compiled(source: int) -> tuple[Any, Any, Any, Any]:
-    """The entry points; `source` is part of their identity in numba's cache, since each refers to it."""
-
-    def solve_range(
-        w: Any, view: Any, p: Any, m: Any, soft: Any, h: float, order: Any, first: int, last: int, flags_of: Any, kept: Any,
-        border: Any, ahead: int, away: float, mu: float, relative: float, most_iterations: int, judged: bool, iterations: Any,
-        status: Any, numbers: Any, objective: Any, out: Any,
-    ) -> int:  # fmt: skip
-        """Devices order[first:last], in whatever lane is free.
-
-        `judged`: plans are cut to what the replay passes; else only to power bounds.
-        """
-        steps, flags = p.charge_max_w.shape[1], 0
-        for j in range(first, last):
-            flags |= flags_of[order[j]]
-        excess, scratch = np.empty(len(KINDS)), np.empty((2, len(STEP_ROWS)))
-        lanes = np.full((LANE_ROWS, view.shape[1]), -1)
-        following = fill(
-            view, lanes, steps, flags, p, m, soft, h, order, first, last, kept, border, ahead, away, mu, scratch
+    `judged`: plans are cut to what the replay passes; else only to power bounds.
+    """
+    steps, flags = p.charge_max_w.shape[1], 0
+    for j in range(first, last):
+        flags |= flags_of[order[j]]
+    excess, scratch = np.empty(len(KINDS)), np.empty((2, len(STEP_ROWS)))
+    lanes = np.full((LANE_ROWS, view.shape[1]), -1)
+    following = fill(
+        view, lanes, steps, flags, p, m, soft, h, order, first, last, kept, border, ahead, away, mu, scratch
+    )  # fmt: skip
+    rows = count_rows(flags, steps)
+    while True:
+        iterate(w, steps, flags)
+        going, waiting = look(view, lanes, steps, rows, h, relative, most_iterations)
+        if going > 0 and (waiting < ENOUGH or following == last):
+            continue
+        audit(w, steps, flags)
+        prove(view, lanes, steps, h, relative, most_iterations)
+        harvest(
+            view, lanes, steps, flags, p, m, soft, h, kept, border, relative, judged, iterations, status, numbers, objective,
+            out, excess,
         )  # fmt: skip
-        rows = count_rows(flags, steps)
-        while True:
-            iterate(w, steps, flags)
-            going, waiting = look(view, lanes, steps, rows, h, relative, most_iterations)
-            if going > 0 and (waiting < ENOUGH or following == last):
-                continue
-            audit(w, steps, flags)
-            prove(view, lanes, steps, h, relative, most_iterations)
-            harvest(
-                view, lanes, steps, flags, p, m, soft, h, kept, border, relative, judged, iterations, status, numbers, objective,
-                out, excess,
-            )  # fmt: skip
-            following = fill(
-                view, lanes, steps, flags, p, m, soft, h, order, following, last, kept, border, ahead, away, mu, scratch
-            )  # fmt: skip
-            if not (lanes[DEVICE] >= 0).any():
-                return source
-
-    def route(p: Any, m: Any, status: Any, flags_of: Any) -> int:
-        """Mark the devices that are not for this kernel, and the optional rows of all."""
-        for i in range(status.shape[0]):
-            status[i] = ROUTED if beyond_kernel(p, m, i) else SOLVED
-            flags_of[i] = optional_rows(p, m, i)
-        return source
-
-    def finish_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> tuple[float, float, bool]:
-        """`finish` for a plan from elsewhere."""
-        value, cost, passed = finish(p, m, soft, i, h, c, d, u, np.empty(len(KINDS)))
-        return value, cost, passed and source > 0
-
-    def judge_all(p: Any, m: Any, soft: Any, h: float, c: Any, d: Any, u: Any, objective: Any, excess: Any) -> int:
-        """Replay plans as they are: objectives (B,), and what they break (B, len(KINDS))."""
-        for i in range(c.shape[0]):
-            objective[i] = price(p, m, soft, i, h, c, d, u, excess[i])
-        return source
-
-    keep_on_disk = njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
-    return keep_on_disk(solve_range), keep_on_disk(route), keep_on_disk(finish_one), keep_on_disk(judge_all)
+        following = fill(
+            view, lanes, steps, flags, p, m, soft, h, order, following, last, kept, border, ahead, away, mu, scratch
+        )  # fmt: skip
+        if not (lanes[DEVICE] >= 0).any():
+            return
 
 
-solve_range, route, finish_one, judge_all = compiled(_source_digest())
+@_entry
+def route(p: Any, m: Any, status: Any, flags_of: Any) -> None:
+    """Mark the devices that are not for this kernel, and the optional rows of all."""
+    for i in range(status.shape[0]):
+        status[i] = ROUTED if beyond_kernel(p, m, i) else SOLVED
+        flags_of[i] = optional_rows(p, m, i)
+
+
+@_entry
+def finish_one(p: Any, m: Any, soft: Any, i: int, h: float, c: Any, d: Any, u: Any) -> tuple[float, float, bool]:
+    """`finish` for a plan from elsewhere."""
+    value, cost, passed = finish(p, m, soft, i, h, c, d, u, np.empty(len(KINDS)))
+    return value, cost, passed
+
+
+@_entry
+def judge_all(p: Any, m: Any, soft: Any, h: float, c: Any, d: Any, u: Any, objective: Any, excess: Any) -> None:
+    """Replay plans as they are: objectives (B,), and what they break (B, len(KINDS))."""
+    for i in range(c.shape[0]):
+        objective[i] = price(p, m, soft, i, h, c, d, u, excess[i])
