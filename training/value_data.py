@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optimizer.dynamic import FloatArray, Lattice, non_increasing, operate, perfect_foresight, rolling
 from policies.learned.layout import (
     FLOOR_EUR_PER_KWH,
+    RECENT_STEPS,
     RESIDUAL_LAYOUT,
     UNFORECAST_LAYOUT,
     VALUE_LAYOUT,
@@ -42,7 +43,6 @@ DROPPED_D = 2
 TARGET_LIMIT = 8.0
 PHIS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 ERROR_SPANS_H = (3, 12, 24)
-RECENT_STEPS = (0, 1, 2, 3, 6, 9, 12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,6 +118,7 @@ def fit_task(
         "validation_best_share": share,
         "validation_gain_points": [round(gain.points, 3), round(gain.low, 3), round(gain.high, 3)],
         "correction_phi": task.correction.phi,
+            "correction_days": task.correction.days,
         "correction_days": task.correction.days,
         "best_at": [fit.best_at for fit in fits],
     }
@@ -145,6 +146,7 @@ def train_value(config: ValueConfig, run_dir: Path, progress: Progress | None = 
             "dt_s": task.market.dt_s,
             "information": config.information,
             "correction_phi": task.correction.phi,
+            "correction_days": task.correction.days,
         },
         plant={**config.plant.model_dump(), "intervals": task.plant.intervals},
         metrics=trained.metrics,

@@ -1,7 +1,8 @@
 """HYBRID: the MPC with a learned part, and the MPC as its floor.
 
-Two ways, by the artefact's kind: `energy_value`, the learned worth of energy is what the MPC's plan leaves its energy for
-(terminal value); `residual`, an actor shifts the MPC's set points by a share of rated power. The gate is the share of the learned
+By the artefact's kind: `energy_value`, the learned worth of energy is what the MPC's plan leaves its energy for (terminal value),
+or, where prices come without a forecast, the step is decided by a mix of learned and planned worth (policies.learned.unforecast);
+`residual`, an actor shifts the MPC's set points by a share of rated power. The gate is the share of the learned
 part, chosen on validation (training.value_network) and part of the artefact: with 0 the MPC decides as it is. It also decides
 where the learned part lacks an input, and the reason is on record. What the gate of serving.dispatch cuts is the same for all.
 """
@@ -24,7 +25,8 @@ from optimizer.problem import SiteProblem
 from policies.base import Observation, PolicyUnableError
 from policies.learned.actor import Actor, ObservationLayout
 from policies.learned.artefact import Artefact
-from policies.learned.value import check_chemistries, energy_value
+from policies.learned.layout import UNFORECAST_LAYOUT
+from policies.learned.value import EnergyValuePolicy, check_chemistries, energy_value
 from policies.mpc import MpcPolicy, decision_of
 
 ROUNDS = 3
@@ -49,9 +51,11 @@ class HybridPolicy:
         if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
             raise ArtefactError(f"artefact {artefact.sha256[:12]}: parameters.share: got {share!r}, expected 0 to 1")
         self.share = float(share)
-        self._value = energy_value(artefact) if artefact.metadata.kind == "energy_value" else None
+        value = artefact.metadata.kind == "energy_value"
+        self._stepwise = EnergyValuePolicy(record, artefact, self.share) if _unforecast(artefact) else None
+        self._value = energy_value(artefact) if value and self._stepwise is None else None
         self._actor = None
-        if self._value is None:
+        if not value:
             if layout is None:
                 raise ArtefactError(f"artefact {artefact.sha256[:12]}: a residual needs the layout {artefact.metadata.layout!r}")
             self._actor = Actor(artefact, layout, "residual")
@@ -66,6 +70,8 @@ class HybridPolicy:
         if self.share == 0.0:
             return self._noted(self._mpc.decide(observation), "MPC", "the gate is 0: no gain on validation")
         try:
+            if self._stepwise is not None:
+                return self._noted(self._stepwise.decide(observation), "worth of energy, step by step", "")
             check_chemistries(self.artefact, observation)
             if self._value is not None:
                 plan = self._planned(observation)
@@ -122,6 +128,10 @@ class HybridPolicy:
         if why:
             said["why"] = why
         return replace(decision, source=self.name, policy_id=self.record.policy_id, inputs={**decision.inputs, "hybrid": said})
+
+
+def _unforecast(artefact: Artefact) -> bool:
+    return artefact.metadata.kind == "energy_value" and artefact.metadata.layout == UNFORECAST_LAYOUT
 
 
 def _with_terminal(problem: SiteProblem, worth: np.ndarray[Any, np.dtype[np.float64]]) -> SiteProblem:

@@ -26,6 +26,8 @@ FloatArray = NDArray[np.float64]
 VALUE_LAYOUT = "energy-value/1"
 RESIDUAL_LAYOUT = "energy-value-residual/1"
 UNFORECAST_LAYOUT = "energy-value-unforecast/1"
+RECENT_STEPS = (0, 1, 2, 3, 6, 9, 12)
+"""Of `energy-value-unforecast/1`: prices so many steps back; then means of the last 24 hours, one by one."""
 FLOOR_EUR_PER_KWH = 0.003
 LIMIT = 8.0
 

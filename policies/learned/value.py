@@ -19,9 +19,10 @@ from core.policy_record import PolicyRecord
 from optimizer.dynamic import non_increasing
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.layout import FLOOR_EUR_PER_KWH, VALUE_LAYOUT, value_features
+from policies.learned.layout import FLOOR_EUR_PER_KWH, UNFORECAST_LAYOUT, VALUE_LAYOUT, value_features
 from policies.learned.market import merit_order, offers_of
 from policies.learned.network import Mlp
+from policies.learned.unforecast import UnforecastValue, unforecast_value
 
 FloatArray = NDArray[np.float64]
 HISTORY = timedelta(days=7)
@@ -99,12 +100,16 @@ def energy_value(artefact: Artefact) -> EnergyValue:
 
 
 class EnergyValuePolicy:
-    """Decides by a learned value of energy alone, without a plan. Raises ArtefactError when the artefact does not fit."""
+    """Decides by a learned value of energy, without a quadratic programme. Raises ArtefactError when the artefact does not fit.
 
-    def __init__(self, record: PolicyRecord, artefact: Artefact) -> None:
+    `share`: of the network, where prices come without a forecast; the rest is a plan's (policies.learned.unforecast).
+    """
+
+    def __init__(self, record: PolicyRecord, artefact: Artefact, share: float = 1.0) -> None:
         self.record = record
         self.artefact = artefact
-        self._value = energy_value(artefact)
+        unforecast = artefact.metadata.layout == UNFORECAST_LAYOUT
+        self._value: EnergyValue | UnforecastValue = unforecast_value(artefact, share) if unforecast else energy_value(artefact)
 
     @property
     def name(self) -> str:
