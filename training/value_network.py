@@ -118,7 +118,6 @@ def fit_task(
         "validation_best_share": share,
         "validation_gain_points": [round(gain.points, 3), round(gain.low, 3), round(gain.high, 3)],
         "correction_phi": task.correction.phi,
-            "correction_days": task.correction.days,
         "correction_days": task.correction.days,
         "best_at": [fit.best_at for fit in fits],
     }
