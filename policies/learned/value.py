@@ -19,7 +19,7 @@ from core.policy_record import PolicyRecord
 from optimizer.dynamic import non_increasing
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.layout import FLOOR_EUR_PER_KWH, UNFORECAST_LAYOUT, VALUE_LAYOUT, value_features
+from policies.learned.layout import FLOOR_EUR_PER_KWH, RESIDUAL_LAYOUT, UNFORECAST_LAYOUT, VALUE_LAYOUT, value_features
 from policies.learned.market import merit_order, offers_of
 from policies.learned.network import Mlp
 from policies.learned.unforecast import UnforecastValue, unforecast_value
@@ -82,6 +82,11 @@ def _on_grid(at: datetime, dt_s: float) -> datetime:
 def energy_value(artefact: Artefact) -> EnergyValue:
     """The learned value of an artefact; raises ArtefactError when it is of another kind, layout or shape."""
     said = artefact.metadata
+    if said.layout == RESIDUAL_LAYOUT:
+        raise ArtefactError(
+            f"artefact {artefact.sha256[:12]}: layout: {said.layout!r} needs price forecasts and their errors on record, "
+            "which no site keeps"
+        )
     if said.kind != "energy_value" or said.layout != VALUE_LAYOUT:
         raise ArtefactError(
             f"artefact {artefact.sha256[:12]}: kind and layout: got {said.kind!r}, {said.layout!r}, "

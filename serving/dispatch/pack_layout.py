@@ -30,7 +30,6 @@ from envs.layout import LAYOUT_NAME, Layout
 from optimizer.linearise import wear_cost
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.layout import RESIDUAL_LAYOUT, UNFORECAST_LAYOUT
 
 FloatArray = NDArray[np.float64]
 LAYOUT = LAYOUT_NAME
@@ -46,10 +45,6 @@ def layout_of(artefact: Artefact) -> PackLayout:
     """
     said = artefact.metadata
     where = f"artefact {artefact.sha256[:12]}"
-    if said.layout in (RESIDUAL_LAYOUT, UNFORECAST_LAYOUT):
-        raise ArtefactError(
-            f"{where}: layout: {said.layout!r} needs price forecasts and their errors on record, which no site keeps"
-        )
     if said.layout != LAYOUT:
         raise ArtefactError(f"{where}: layout: got {said.layout!r}, expected {LAYOUT!r}")
     given = said.parameters

@@ -233,7 +233,7 @@ def test_what_it_lacks_is_told():
     ("changes", "message"),
     [
         ({"layout": "environment/0"}, "layout: got 'environment/0'"),
-        ({"layout": "energy-value-unforecast/1"}, "which no site keeps"),
+        ({"layout": "energy-value-unforecast/1"}, "expected 'environment/1'"),
         ({"parameters": {"dt_s": 900.0}}, "parameters.environment"),
         ({"parameters": {"environment": CONFIG}}, "parameters.dt_s"),
         ({"parameters": {"environment": {"pakcs": []}, "dt_s": 900.0}}, "did you mean 'packs'"),

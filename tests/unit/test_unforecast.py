@@ -16,7 +16,7 @@ from policies.base import PolicyUnableError
 from policies.check import check_policy
 from policies.learned.artefact import open_artefact
 from policies.learned.hybrid import HybridPolicy
-from policies.learned.layout import UNFORECAST_LAYOUT
+from policies.learned.layout import RESIDUAL_LAYOUT, UNFORECAST_LAYOUT
 from policies.learned.unforecast import INPUTS, unforecast_value
 from policies.learned.value import EnergyValuePolicy
 from serving.dispatch.gate import gate
@@ -166,6 +166,14 @@ def test_what_it_lacks_is_told():
 def test_an_artefact_that_does_not_fit_is_named(changes, message):
     with pytest.raises(ArtefactError, match=message):
         unforecast_value(artefact(**changes))
+
+
+def test_a_network_that_needs_forecasts_is_refused_in_those_words():
+    made = artefact(layout=RESIDUAL_LAYOUT)
+    for kind in ("RL", "HYBRID"):
+        plain = record(made) if kind == "HYBRID" else replace(record(made), config={"artefact": made.sha256})
+        with pytest.raises(ArtefactError, match="which no site keeps"):
+            policy_of(replace(plain, policy_type=kind), made.files)
 
 
 def test_midnight_and_the_first_step_of_a_day():
