@@ -23,6 +23,7 @@ from envs import block, kernel
 from envs.config import EnvConfig
 from envs.data import Part
 from envs.features import Marginal, make_features
+from envs.handing import ENDED, NO_NUMBER, Handed, step_handed
 from envs.layout import Layout
 from envs.projection import QUERY_ROWS
 from envs.variants import PEAK_FIRST, draw_variants
@@ -68,13 +69,9 @@ class Engine:
         self.autoreset = autoreset
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         edges = np.linspace(0, blocks, threads + 1).astype(int).tolist()
-        self._shares = list(itertools.pairwise(edges))
-        self._desks = [zeros((block.DESK_ROWS, LANES)) for _ in self._shares]
-        self._at_rows = [np.zeros(LANES, dtype=np.int64) for _ in self._shares]
-        queries = [zeros((QUERIES, QUERY_ROWS, LANES)) for _ in self._shares]
-        owners = [np.zeros(QUERIES * LANES, dtype=np.int64) for _ in self._shares]
-        self._work = list(zip(self._shares, self._desks, self._at_rows, queries, owners, strict=True))
-        self._fixed = [self._arguments(buffers) for buffers in self.both_buffers]
+        shares = list(itertools.pairwise(edges))
+        self._at_row = np.zeros(LANES, dtype=np.int64)
+        self._handed = [[Handed(self._given(buffers, share)) for share in shares] for buffers in self.both_buffers]
 
     @property
     def clocks(self) -> NDArray[np.int64]:
@@ -120,39 +117,44 @@ class Engine:
 
     def step(self, actions: NDArray[np.float32]) -> _Buffers:
         """One step; actions (M, P) in [-1, 1]. InputError when one is no number."""
-        if not block.all_finite(actions):
+        mine, *others = self._handed[1 - self.turn]
+        if self._pool is None:
+            answer = step_handed(actions, mine.table)
+        else:
+            running = [self._pool.submit(step_handed, actions, other.table) for other in others]
+            answer = step_handed(actions, mine.table)
+            for one in running:
+                answer |= one.result()
+        if answer >= NO_NUMBER:
             at = np.argwhere(~np.isfinite(actions))[0]
             raise InputError(source=f"environment {at[0]}", field=f"action of pack {at[1]}", value=actions[tuple(at)],
                              expected="a number from -1 to 1")  # fmt: skip
         self.turn = 1 - self.turn
-        fixed, count = self._fixed[self.turn], self.num_envs
-        others = []
-        if self._pool is not None:
-            others = [
-                self._pool.submit(block.step_blocks, *share, count, actions, *fixed, *scratch)
-                for share, *scratch in self._work[1:]
-            ]
-        share, *scratch = self._work[0]
-        ended = block.step_blocks(*share, count, actions, *fixed, *scratch)
-        for other in others:
-            ended |= other.result()
         buffers = self.buffers
-        buffers.ended = ended
+        buffers.ended = answer == ENDED
         return buffers
 
-    def _arguments(self, b: _Buffers) -> tuple[Any, ...]:
-        """What block.step_blocks is given at each step that writes into these buffers."""
+    def _given(self, b: _Buffers, share: tuple[int, int]) -> dict[str, Any]:
+        """What a step of these blocks that writes into these buffers is given, by its names in envs.handing."""
         f, v, c = self.features, self.variants, self.config
         # fmt: off
-        return (
-            self.stream, self._clocks, self._accounts, self._state, self._own_site, self._own, v.site, v.pack, v.shown,
-            self._energy_share, SPANS, WAYS, OCV_WAYS, LANES_BY_SOC, LANES_BY_TEMPERATURE, BY_SOC, BY_TEMPERATURE,
-            f.rows.shape[1], self._rows,
-            self._settled, self._before, f.economics, f.load_ahead_w, f.pv_ahead_w, f.marginal, f.marginal_soc, f.first, f.last,
-            c.episode_steps or 0, *c.ambient_offset_k, self.dt_s, self.substeps, c.projection_cost, c.potential, self.autoreset,
-            b.all_observation, b.final_observation, b.all_reward, b.all_truncated, b.all_results, b.all_pack_results,
-            self._final_accounts,
-        )
+        return {
+            "b_first": share[0], "b_last": share[1], "count": self.num_envs, "row_width": f.rows.shape[1], "first": f.first,
+            "last": f.last, "episode_steps": c.episode_steps or 0, "substeps": self.substeps, "potential": c.potential,
+            "autoreset": self.autoreset, "offset_low": c.ambient_offset_k[0], "offset_high": c.ambient_offset_k[1],
+            "dt_s": self.dt_s, "projection_cost": c.projection_cost,
+            "stream": self.stream, "clocks": self._clocks, "accounts": self._accounts, "state": self._state,
+            "own_site": self._own_site, "own": self._own, "site": v.site, "pack": v.pack, "shown": v.shown,
+            "energy_share": self._energy_share, "spans": SPANS, "ways": WAYS, "ocv_ways": OCV_WAYS, "by_soc": LANES_BY_SOC,
+            "by_temperature": LANES_BY_TEMPERATURE, "cell_by_soc": BY_SOC, "cell_by_temperature": BY_TEMPERATURE,
+            "rows": self._rows, "settled": self._settled, "before": self._before, "economics": f.economics,
+            "load_ahead": f.load_ahead_w, "pv_ahead": f.pv_ahead_w, "marginal": f.marginal, "marginal_soc": f.marginal_soc,
+            "observation": b.all_observation, "final_observation": b.final_observation, "reward": b.all_reward,
+            "truncated": b.all_truncated, "results": b.all_results, "pack_results": b.all_pack_results,
+            "final_accounts": self._final_accounts,
+            "desk": zeros((block.DESK_ROWS, LANES)), "at_row": np.zeros(LANES, dtype=np.int64),
+            "queries": zeros((QUERIES, QUERY_ROWS, LANES)), "owners": np.zeros(QUERIES * LANES, dtype=np.int64),
+        }
         # fmt: on
 
     def _furnish(self, chosen: NDArray[np.int64]) -> None:
@@ -169,7 +171,7 @@ class Engine:
         for k in range(-(-self.num_envs // LANES)):
             block.observe_block(k, self.num_envs, self._clocks, self._accounts, self._state, self._own_site, self._own,
                                 f.rows.shape[1], self._rows, self._before, f.load_ahead_w, f.pv_ahead_w, f.marginal,
-                                f.marginal_soc, b.all_observation, self._at_rows[0])  # fmt: skip
+                                f.marginal_soc, b.all_observation, self._at_row)  # fmt: skip
         return b.observation
 
     def time(self, e: int = 0) -> datetime:
