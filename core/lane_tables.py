@@ -4,8 +4,8 @@
     pair(table, row, column)                      a column at `row` and at the row after it
     larger4(table, one, other)                    the larger of two rows' values, 4 columns
     leading(x), octave(x)                         the power of two at or below x >= 1, and its exponent
-    take(array, first), put(array, first, x)      eight neighbours of an array's memory from element `first` on
-    columns8(table, rows)                         8 columns, lane l from row rows[l]
+    take(array, first), put(array, first, x)      eight neighbours of an array's memory from element `first` on; take: float32 too
+    columns8(table, rows, first)                  8 columns, lane l from the row that element first + l of rows names
     row8(table, row)                              the same, rows named by a vector of whole numbers held as floats
     four(list, first)                             4 neighbours of a list (n,) of numbers, lane l's from element first[l] on
     own(array, row)                               lane l from an array (rows, 8) at its own row and lane
@@ -259,11 +259,16 @@ def _eight(context: Any, builder: Any, array_type: Any, array: Any, first: Any) 
 @intrinsic  # type: ignore[untyped-decorator]
 def take(typing_context: Any, array: Any, first: Any) -> Any:
     """See the module's docstring."""
-    if not _is_table(array, None) or not isinstance(first, types.Integer):
+    single = isinstance(array, types.Array) and array.layout == "C" and array.dtype == types.float32
+    if not (single or _is_table(array, None)) or not isinstance(first, types.Integer):
         return None
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.load(_eight(context, builder, array, *values), align=8)
+        if not single:
+            return builder.load(_eight(context, builder, array, *values), align=8)
+        line = builder.gep(make_array(array)(context, builder, values[0]).data, [values[1]])
+        narrow = builder.load(builder.bitcast(line, ir.VectorType(FLOAT, LANES).as_pointer()), align=4)
+        return builder.fpext(narrow, VECTOR)
 
     return LANES_TYPE(array, first), lower
 
@@ -282,21 +287,21 @@ def put(typing_context: Any, array: Any, first: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def columns8(typing_context: Any, table: Any, rows: Any) -> Any:
-    """See the module's docstring; rows (8,) of int64."""
-    if not _is_table(table) or not isinstance(rows, types.Array) or rows.dtype != types.int64:
+def columns8(typing_context: Any, table: Any, rows: Any, first: Any) -> Any:
+    """See the module's docstring; rows an array of int64."""
+    if not _is_table(table) or not isinstance(rows, types.Array) or rows.dtype != types.int64 or rows.layout != "C":
         return None
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        array, given = values
-        at = make_array(rows)(context, builder, given).data
+        array, given, begin = values
+        at = builder.gep(make_array(rows)(context, builder, given).data, [begin])
         read = []
         for lane in range(LANES):
             number = builder.load(builder.gep(at, [ir.Constant(INT, lane)]))
             read.append(_row(builder, _start(context, builder, table, array, number), 8))
         return _tuple(context, builder, signature, _transposed(builder, read, 8))
 
-    return types.UniTuple(LANES_TYPE, 8)(table, rows), lower
+    return types.UniTuple(LANES_TYPE, 8)(table, rows, first), lower
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.battery.cells import BY_TEMPERATURE
 from core.battery.ecm import SOC_POINTS, advance, compiled_lean
+from core.lane_counts import count8
 from core.lane_tables import columns8, copy16, fetch, lined_up, pair, place8, put, take
 from core.lanes import LANES, anywhere, least, less, load, magnitude, most, store, where, whole
 from envs import kernel
@@ -80,7 +81,6 @@ def _bounded(value: float) -> float:
 @compiled_lean
 def observe_block(
     b: int,
-    count: int,
     clocks: IntArray,
     accounts: FloatArray,
     state: FloatArray,
@@ -94,20 +94,19 @@ def observe_block(
     marginal: FloatArray,
     marginal_soc: FloatArray,
     out: NDArray[np.float32],
-    at_row: IntArray,
 ) -> None:
     """The observations of block b, out (blocks x 8, size): envs.kernel.observe for eight environments."""
     stride, width, e_first = accounts.shape[1], out.shape[1], b * LANES
     for lane in range(LANES):
-        e = min(e_first + lane, count - 1)
-        t = clocks[kernel.ROW, e]
-        at_row[lane] = t
+        t = clocks[kernel.ROW, e_first + lane]
         for k in range(0, rows.shape[1], CHUNK):
             copy16(out, (e_first + lane) * width + k, rows, t * rows.shape[1] + k)
         for k in range(load_ahead.shape[1]):
             net = load_ahead[t, k] * own_site[b, at.LOAD_FACTOR, lane] - pv_ahead[t, k] * own_site[b, at.PV_FACTOR, lane]
             out[e_first + lane, row_width + k] = _bounded(net / own_site[b, at.RATED, lane])
-    load_w, pv_w, load_forecast, pv_forecast, ambient, fee, spread, _same = columns8(before, at_row)
+    load_w, pv_w, load_forecast, pv_forecast, ambient, fee, spread, _same = columns8(
+        before, clocks, kernel.ROW * stride + e_first
+    )
     site = own_site[b]
     rated, load_factor, pv_factor = load(site, at.RATED), load(site, at.LOAD_FACTOR), load(site, at.PV_FACTOR)
     load_w, pv_w = load_w * load_factor, pv_w * pv_factor
@@ -141,7 +140,9 @@ def observe_block(
         at_k += kernel.PACK_FIELDS
         if marginal_soc.shape[0] > 0:
             for lane in range(LANES):
-                here = kernel.between_places(state[p, 0, e_first + lane], marginal_soc, marginal, at_row[lane])
+                here = kernel.between_places(
+                    state[p, 0, e_first + lane], marginal_soc, marginal, clocks[kernel.ROW, e_first + lane]
+                )
                 out[e_first + lane, at_k] = _bounded(here)
             at_k += 1
 
@@ -277,7 +278,6 @@ def step_blocks(
     pack_results: FloatArray,
     final_accounts: FloatArray,
     desk: FloatArray,
-    at_row: IntArray,
     queries: FloatArray,
     owners: IntArray,
 ) -> bool:
@@ -285,7 +285,7 @@ def step_blocks(
     power. Whether any episode ended.
 
     Arrays of environments have M >= count columns, a multiple of eight: clocks (3, M), accounts (5, M), state (P, 4, M), results
-    (8, M), pack_results (P, 4, M). desk (DESK_ROWS, 8), at_row (8,), queries and owners (envs.waiting) are a thread's scratch.
+    (8, M), pack_results (P, 4, M). desk (DESK_ROWS, 8), queries and owners (envs.waiting) are a thread's scratch.
     """
     packs, m = own.shape[1], accounts.shape[1]
     hours = dt_s / 3600.0
@@ -297,12 +297,11 @@ def step_blocks(
             # fmt: off
             project_blocks(b, min(b + BLOCKS_AT_ONCE, b_last), count, actions, clocks, accounts, state, own, pack, spans, ways,
                            ocv_ways, by_soc, by_temperature, cell_by_soc, cell_by_temperature, settled, dt_s, pack_results,
-                           circuit, at_row, queries, owners)
+                           circuit, queries, owners)
             # fmt: on
         ask_ahead(b + BLOCKS_AHEAD, count, clocks, before, rows)
-        for lane in range(LANES):
-            at_row[lane] = clocks[kernel.ROW, min(e_first + lane, count - 1)]
-        buy, sell, mean, spread, load_w, pv_w, ambient, month = columns8(settled, at_row)
+        # Stand-ins that fill up the last block stay at row 0.
+        buy, sell, mean, spread, load_w, pv_w, ambient, month = columns8(settled, clocks, kernel.ROW * m + e_first)
         ambient = ambient + take(accounts, kernel.OFFSET * m + e_first)
         here = own_site[b]
         load_w, pv_w = load_w * load(here, at.LOAD_FACTOR), pv_w * load(here, at.PV_FACTOR)
@@ -350,15 +349,18 @@ def step_blocks(
         put(results, kernel.LOAD_NOW * m + e_first, load_w)
         put(results, kernel.PV_NOW * m + e_first, pv_w)
         ended = False
-        for e in range(e_first, min(e_first + LANES, count)):
-            clocks[kernel.ROW, e] += 1
-            clocks[kernel.LEFT, e] -= 1
-            truncated[e] = clocks[kernel.LEFT, e] <= 0
-            ended = ended or truncated[e]
+        if e_first + LANES <= count:
+            ended = count8(clocks, kernel.ROW * m + e_first, clocks, kernel.LEFT * m + e_first, truncated, e_first)
+        else:
+            for e in range(e_first, count):
+                clocks[kernel.ROW, e] += 1
+                clocks[kernel.LEFT, e] -= 1
+                truncated[e] = clocks[kernel.LEFT, e] <= 0
+                ended = ended or truncated[e]
         any_ended = any_ended or ended
         # fmt: off
-        observe_block(b, count, clocks, accounts, state, own_site, own, row_width, rows, before, load_ahead, pv_ahead, marginal,
-                      marginal_soc, observation, at_row)
+        observe_block(b, clocks, accounts, state, own_site, own, row_width, rows, before, load_ahead, pv_ahead, marginal,
+                      marginal_soc, observation)
         if ended and autoreset:
             for e in range(e_first, min(e_first + LANES, count)):
                 if truncated[e]:
@@ -369,7 +371,7 @@ def step_blocks(
                     kernel.begin(e, stream, clocks, accounts, state, site, pack, economics, first, last, episode_steps,
                                  offset_low, offset_high)
                     furnish(e, clocks[kernel.VARIANT, e], site, pack, shown, own_site, own)
-            observe_block(b, count, clocks, accounts, state, own_site, own, row_width, rows, before, load_ahead, pv_ahead,
-                          marginal, marginal_soc, observation, at_row)
+            observe_block(b, clocks, accounts, state, own_site, own, row_width, rows, before, load_ahead, pv_ahead,
+                          marginal, marginal_soc, observation)
         # fmt: on
     return any_ended

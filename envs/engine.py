@@ -70,7 +70,6 @@ class Engine:
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         edges = np.linspace(0, blocks, threads + 1).astype(int).tolist()
         shares = list(itertools.pairwise(edges))
-        self._at_row = np.zeros(LANES, dtype=np.int64)
         self._handed = [[Handed(self._given(buffers, share)) for share in shares] for buffers in self.both_buffers]
 
     @property
@@ -152,8 +151,8 @@ class Engine:
             "observation": b.all_observation, "final_observation": b.final_observation, "reward": b.all_reward,
             "truncated": b.all_truncated, "results": b.all_results, "pack_results": b.all_pack_results,
             "final_accounts": self._final_accounts,
-            "desk": zeros((block.DESK_ROWS, LANES)), "at_row": np.zeros(LANES, dtype=np.int64),
-            "queries": zeros((QUERIES, QUERY_ROWS, LANES)), "owners": np.zeros(QUERIES * LANES, dtype=np.int64),
+            "desk": zeros((block.DESK_ROWS, LANES)), "queries": zeros((QUERIES, QUERY_ROWS, LANES)),
+            "owners": np.zeros(QUERIES * LANES, dtype=np.int64),
         }
         # fmt: on
 
@@ -169,9 +168,9 @@ class Engine:
     def _observe(self) -> NDArray[np.float32]:
         f, b = self.features, self.buffers
         for k in range(-(-self.num_envs // LANES)):
-            block.observe_block(k, self.num_envs, self._clocks, self._accounts, self._state, self._own_site, self._own,
+            block.observe_block(k, self._clocks, self._accounts, self._state, self._own_site, self._own,
                                 f.rows.shape[1], self._rows, self._before, f.load_ahead_w, f.pv_ahead_w, f.marginal,
-                                f.marginal_soc, b.all_observation, self._at_row)  # fmt: skip
+                                f.marginal_soc, b.all_observation)  # fmt: skip
         return b.observation
 
     def time(self, e: int = 0) -> datetime:

@@ -34,7 +34,7 @@ ARRAYS = (
     ("settled", "doubles2"), ("before", "doubles2"), ("economics", "doubles2"), ("load_ahead", "singles2"),
     ("pv_ahead", "singles2"), ("marginal", "doubles2"), ("marginal_soc", "doubles1"), ("observation", "singles2"),
     ("final_observation", "singles2"), ("reward", "doubles1"), ("truncated", "truths1"), ("results", "doubles2"),
-    ("pack_results", "doubles3"), ("final_accounts", "doubles2"), ("desk", "doubles2"), ("at_row", "longs1"),
+    ("pack_results", "doubles3"), ("final_accounts", "doubles2"), ("desk", "doubles2"),
     ("queries", "doubles3"), ("owners", "longs1"), ("numbers", "longs1"), ("amounts", "doubles1"),
 )  # fmt: skip
 """Arrays of the table by name, in its order, with their kinds; names as in step_blocks."""
@@ -61,7 +61,7 @@ class Handed:
 @compiled_lean
 def step_handed(actions: NDArray[np.float32], table: NDArray[np.int64]) -> int:
     """envs.block.step_blocks of what the table lists; actions as there. 0, ENDED or NO_NUMBER."""
-    numbers, amounts = longs1(table, 36), doubles1(table, 37)
+    numbers, amounts = longs1(table, 35), doubles1(table, 36)
     if not all_finite(actions):
         return NO_NUMBER
     # fmt: off
@@ -73,8 +73,7 @@ def step_handed(actions: NDArray[np.float32], table: NDArray[np.int64]) -> int:
         doubles2(table, 20), singles2(table, 21), singles2(table, 22), doubles2(table, 23), doubles1(table, 24), numbers[4],
         numbers[5], numbers[6], amounts[0], amounts[1], amounts[2], numbers[7], amounts[3], numbers[8] != 0, numbers[9] != 0,
         singles2(table, 25), singles2(table, 26), doubles1(table, 27), truths1(table, 28), doubles2(table, 29),
-        doubles3(table, 30), doubles2(table, 31), doubles2(table, 32), longs1(table, 33), doubles3(table, 34),
-        longs1(table, 35),
+        doubles3(table, 30), doubles2(table, 31), doubles2(table, 32), doubles3(table, 33), longs1(table, 34),
     )
     # fmt: on
     return ENDED if ended else 0

@@ -105,26 +105,26 @@ def project_blocks(
     dt_s: float,
     pack_results: FloatArray,
     circuit: FloatArray,
-    at_row: IntArray,
     queries: FloatArray,
     owners: IntArray,
 ) -> None:
     """Wishes of all packs of blocks b_first to b_last (at most BLOCKS_AT_ONCE) and what of them their own bounds allow, into
-    pack_results; circuit (4, 8) and at_row (8,) are scratch."""
-    m = accounts.shape[1]
+    pack_results; circuit (4, 8) is scratch."""
+    m, packs = accounts.shape[1], own.shape[1]
     here = queries[QUERIES - 1]
-    for p in range(own.shape[1]):
+    for p in range(packs):
         waiting = 0
         for b in range(b_first, b_last):
             if p == 0:
                 ask_ahead(b + BLOCKS_AHEAD, count, clocks, settled)
             e_first = b * LANES
             base = p * 4 * m + e_first
-            for lane in range(LANES):
-                e = min(e_first + lane, count - 1)
-                at_row[lane] = clocks[kernel.ROW, e]
-                here[WISH, lane] = actions[e, p]
-            _0, _1, _2, _3, _4, _5, ambient, _6 = columns8(settled, at_row)
+            if packs == 1 and e_first + LANES <= count:
+                store(here, WISH, take(actions, e_first))
+            else:
+                for lane in range(LANES):
+                    here[WISH, lane] = actions[min(e_first + lane, count - 1), p]
+            _0, _1, _2, _3, _4, _5, ambient, _6 = columns8(settled, clocks, kernel.ROW * m + e_first)
             ambient = ambient + take(accounts, kernel.OFFSET * m + e_first)
             for k in range(4):
                 store(circuit, k, take(state, base + k * m))

@@ -93,10 +93,11 @@ def test_tables(lanes):
 
 @njit(error_model="numpy")
 def _batches(table, rows, memory, floats, source):
-    columns = columns8(table, rows)
+    columns = columns8(table, rows, 4)
     place8(floats, 5, 20, columns)
     put(memory, 3, take(memory, 10) + most(columns[0], 0.0))
     copy16(floats, 200, source, 7)
+    put(memory, 16, take(source, 5))
     stack = on_stack(5, 2)
     for k in range(5):
         stack[k, 0], stack[k, 1] = k, 10.0 * k
@@ -105,13 +106,15 @@ def _batches(table, rows, memory, floats, source):
 
 
 def test_batches():
-    table, rows = RNG.normal(size=(30, 8)), RNG.integers(0, 30, LANES)
+    table, rows = RNG.normal(size=(30, 8)), RNG.integers(0, 30, LANES + 5)
     memory, floats, source = RNG.normal(size=24), np.zeros(300, np.float32), RNG.normal(size=40).astype(np.float32)
     before = memory.copy()
     total, first, last = _batches(table, rows, memory, floats, source)
+    rows = rows[4 : 4 + LANES]
     for lane in range(LANES):
         np.testing.assert_array_equal(floats[5 + 20 * lane : 13 + 20 * lane], table[rows[lane]].astype(np.float32))
     np.testing.assert_array_equal(floats[200:216], source[7:23])
+    np.testing.assert_array_equal(memory[16:24], source[5:13].astype(float))
     np.testing.assert_allclose(memory[3:11], before[10:18] + np.maximum(table[rows, 0], 0.0))
     assert total == 110.0
     assert (first, last) == (table[rows[0], 1] < 0, table[rows[7], 1] < 0)
