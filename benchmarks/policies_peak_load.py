@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from benchmarks.policies_peak_plant import RATED_KW, TOP_KW, FloatArray
 from policies.learned import load_chain
 from policies.learned.load_chain import Chain
+from training import chain_fit
 
 IntArray = NDArray[np.int64]
 EDGES_KW = np.array([-25.0, -15.0, -5.0, 5.0, 15.0, 25.0, 45.0, 70.0, 95.0, 120.0, 145.0, 185.0])
 """Of load above what is usual at that hour: between them lie the states."""
 STATES = len(EDGES_KW) + 1
-DAYS_BACK = (6, 10)
-"""Of weekends and of working days: the mean of the same hour on these is what a plan expects."""
 
 
 def site_load(hours: FloatArray, weekday: IntArray, seed: int) -> FloatArray:
@@ -40,14 +39,7 @@ def site_load(hours: FloatArray, weekday: IntArray, seed: int) -> FloatArray:
 
 def usual_of_days(load: FloatArray, work: IntArray) -> FloatArray:
     """What the last days of each type say at each midnight, (days, 2, 24), kW. Days of which nothing is past: their own."""
-    days = load[: len(load) // 24 * 24].reshape(-1, 24)
-    out = np.zeros((len(work), 2, 24))
-    for kind in (0, 1):
-        alike = np.flatnonzero(work[: len(days)] == kind)
-        for day in range(len(work)):
-            past = alike[: np.searchsorted(alike, day)][-DAYS_BACK[kind] :]
-            out[day, kind] = days[past].mean(axis=0) if len(past) else days[: max(day, 1)].mean(axis=0)
-    return out
+    return chain_fit.usual_of_days(load, work, 24)
 
 
 def expected(load: FloatArray, usual: FloatArray, work: IntArray, rows: tuple[int, int], ahead: int, left: float) -> FloatArray:

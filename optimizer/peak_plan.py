@@ -57,6 +57,7 @@ class Plant(NamedTuple):
     export_kw: float
     dt_h: float
     levels: int
+    spacing: float
     peaks: int
     number: IntArray
     """Moves from each point of level that differ, (socs,)."""
@@ -91,6 +92,9 @@ class PeakStore:
     peaks: int = 25
     levels: int = 8
     """Of power, each way, beside rest."""
+    spacing: float = 1.0
+    """Exponent of their shares of full power: with 2 small powers lie close together. A store that is strong beside its load
+    needs them: with coarse ones to charge at all would make a peak."""
 
     def plant(self) -> Plant:
         """The numbers, with the moves between points of level."""
@@ -102,7 +106,8 @@ class PeakStore:
             eta_charge=float(self.eta_charge), eta_discharge=float(self.eta_discharge),
             wear_eur_per_kwh=float(self.wear_eur_per_kwh), peak_eur_per_kw=float(self.peak_eur_per_kw),
             top_kw=float(self.top_kw), import_kw=float(self.import_kw), export_kw=float(self.export_kw), dt_h=float(self.dt_h),
-            levels=int(self.levels), peaks=int(self.peaks), number=number, below=below, share=share, kw=kw,
+            levels=int(self.levels), spacing=float(self.spacing), peaks=int(self.peaks), number=number, below=below,
+            share=share, kw=kw,
         )  # fmt: skip
         for i in range(self.socs):
             seen: set[float] = set()
@@ -124,6 +129,13 @@ def level_of(k: int) -> int:
 
 
 @_compiled
+def power_of(p: Plant, level: int) -> float:
+    """Power of a level in [-levels, levels], charge positive."""
+    share: float = (abs(level) / p.levels) ** p.spacing
+    return share * p.charge_kw if level > 0 else -share * p.discharge_kw
+
+
+@_compiled
 def after_power(p: Plant, soc: float, kw: float) -> tuple[float, float]:
     """(level after a step, kW at the meter) of a power, charge positive, as far as the store has energy or room."""
     if kw > 0:
@@ -136,7 +148,7 @@ def after_power(p: Plant, soc: float, kw: float) -> tuple[float, float]:
 @_compiled
 def after_level(p: Plant, soc: float, level: int) -> tuple[float, float]:
     """The same of a level of power in [-levels, levels]."""
-    found: tuple[float, float] = after_power(p, soc, (p.charge_kw if level > 0 else p.discharge_kw) * level / p.levels)
+    found: tuple[float, float] = after_power(p, soc, power_of(p, level))
     return found
 
 
@@ -189,30 +201,41 @@ def _back_blind(
     """`out` (B, socs, peaks): cost to go before a step by the state before it, where power is chosen before the load is seen.
 
     `load` (B,), `tables` (B, socs, peaks): of each state that the step may have; `moves` (B, B): its probability; `rows`
-    (B, peaks) and `mean` (peaks,) are scratch.
+    (B, moves x peaks) and `mean` (moves x peaks,) are scratch.
     """
-    states, per_kw = len(load), (p.peaks - 1) / p.top_kw
+    states, width, per_kw = len(load), p.peaks, (p.peaks - 1) / p.top_kw
     for i in range(len(p.number)):
         for k in range(p.number[i]):
             kw, below, share = p.kw[i, k], p.below[i, k], p.share[i, k]
             for c in range(states):
                 cost = step_eur(p, buy, sell, load[c], kw)
-                _row(tables[c, below], tables[c, below + 1], share, cost, (load[c] + kw) * per_kw, rows[c])
-            for b in range(states):
-                into = mean if k else out[b, i]
-                _mean(moves[b], rows, into)
-                if k:
-                    _least(out[b, i], mean)
+                into = rows[c, k * width : (k + 1) * width]
+                _row(tables[c, below], tables[c, below + 1], share, cost, (load[c] + kw) * per_kw, into)
+        for b in range(states):
+            _mean(moves[b], rows, p.number[i] * width, mean)
+            best = out[b, i]
+            for j in range(width):
+                best[j] = mean[j]
+            for k in range(1, p.number[i]):
+                _least(best, mean[k * width : (k + 1) * width])
 
 
 @_lean
-def _mean(chance: FloatArray, rows: FloatArray, out: FloatArray) -> None:
-    for j in range(len(out)):
+def _mean(chance: FloatArray, rows: FloatArray, count: int, out: FloatArray) -> None:
+    """Mean of the first `count` columns over rows; four rows at a time, which is what the processor can add in one go."""
+    states = len(chance)
+    whole = states // 4 * 4
+    for j in range(count):
         out[j] = 0.0
-    for c in range(len(chance)):
-        share = chance[c]
-        for j in range(len(out)):
-            out[j] += share * rows[c, j]
+    for c in range(0, whole, 4):
+        w0, w1, w2, w3 = chance[c], chance[c + 1], chance[c + 2], chance[c + 3]
+        r0, r1, r2, r3 = rows[c], rows[c + 1], rows[c + 2], rows[c + 3]
+        for j in range(count):
+            out[j] += w0 * r0[j] + w1 * r1[j] + w2 * r2[j] + w3 * r3[j]
+    for c in range(whole, states):
+        w0, r0 = chance[c], rows[c]
+        for j in range(count):
+            out[j] += w0 * r0[j]
 
 
 @_compiled
@@ -267,12 +290,13 @@ def plan(
 ) -> FloatArray:  # fmt: skip
     """An MPC's tables after each step, (T, socs, peaks), from expected prices and loads (T, K), made anew each step.
 
+    `month_ends` is of all steps that there are, T or more; no plan looks beyond the last one.
     `target_kw`: lower peaks are taken to cost as much; `rent` (T,): EUR for each kWh that the store lacks after a step.
     """
-    total, ahead = buy_ahead.shape
+    ahead, total = buy_ahead.shape[1], len(month_ends)
     socs, row = len(p.number), np.empty(p.peaks)
-    out = np.zeros((total, socs, p.peaks))
-    for t in range(total):
+    out = np.zeros((len(buy_ahead), socs, p.peaks))
+    for t in range(len(buy_ahead)):
         steps = min(ahead, total - 1 - t)
         after = final(p, LEFT_OVER * buy_ahead[t].mean() if steps == ahead else 0.0, target_kw)
         for k in range(steps, -1, -1):
@@ -303,7 +327,8 @@ def chained(
     socs = len(p.number)
     out = np.empty((steps // every + 1, states, socs, p.peaks))
     after, before = last.copy(), np.empty((states, socs, p.peaks))
-    rows, mean = np.empty((states, p.peaks)), np.empty(p.peaks)
+    width = p.kw.shape[1] * p.peaks
+    rows, mean = np.empty((states, width)), np.empty(width)
     for k in range(steps - 1, -1, -1):
         if (k + 1) % every == 0:
             out[(k + 1) // every] = after
@@ -312,7 +337,7 @@ def chained(
                 after[b] = closed(p, after[b], 0.0)
         if seen:
             for b in range(states):
-                _back(p, buy[k], sell[k], load[k, b], after[b], before[b], rows[0])
+                _back(p, buy[k], sell[k], load[k, b], after[b], before[b], rows[0, : p.peaks])
             after = np.dot(moves[k], before.reshape(states, -1)).reshape(states, socs, p.peaks)
         else:
             _back_blind(p, buy[k], sell[k], load[k], moves[k], after, before, rows, mean)
@@ -366,4 +391,62 @@ def operate(
         stored[t] = soc * p.capacity_kwh
         if month_ends[t]:
             peak, idle = 0.0, 0.0
+    return saved, stored
+
+
+@_compiled
+def cheapest(
+    p: Plant, soc: float, peak_kw: float, buy: float, sell: float, load: FloatArray, chance: FloatArray, tables: FloatArray,
+    month_ends: bool,
+) -> float:  # fmt: skip
+    """The power of least mean cost: of the levels, and of those that bring a load to the peak or to 0. See `expected_eur`."""
+    even = 2 * p.levels + 1
+    powers = np.zeros(even + 2 * len(load))
+    for k in range(even):
+        powers[k] = power_of(p, level_of(k))
+    for c in range(len(load)):
+        powers[even + 2 * c] = min(max(peak_kw - load[c], -p.discharge_kw), p.charge_kw)
+        powers[even + 2 * c + 1] = min(max(-load[c], -p.discharge_kw), p.charge_kw)
+    cost = expected_eur(p, powers, soc, peak_kw, buy, sell, load, chance, tables, month_ends)
+    best = 0
+    for m in range(1, len(powers)):
+        if cost[m] < cost[best] - TIE_EUR:
+            best = m
+    kw: float = after_power(p, soc, powers[best])[1]
+    return kw
+
+
+@_compiled
+def walk(
+    p: Plant, buy: FloatArray, sell: FloatArray, load: FloatArray, month_ends: BoolArray, state_load: FloatArray,
+    chance: FloatArray, tables: FloatArray, plan_load: FloatArray, plan_tables: FloatArray, share: float, margin_kw: float,
+    account: FloatArray,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """EUR saved against an idle store at each step, kWh stored after it; both (T,). Loads are seen after powers are chosen.
+
+    A power is `share` of the best by chances (T, B) of loads `state_load` (T, B) and `tables` (T, B, socs, peaks) after the step,
+    the rest of it of the best by one expected load (T,) and `plan_tables` (T, socs, peaks), which keeps `margin_kw` below the
+    peak. Tables are not yet closed where a step ends a month. `account`: level, month's peak, and that of an idle store, in kW;
+    begun with, and left as they end.
+    """
+    saved, stored, one = np.zeros(len(buy)), np.zeros(len(buy)), np.ones(1)
+    soc, peak, idle = account[0], account[1], account[2]
+    for t in range(len(buy)):
+        kw = 0.0
+        if share > 0.0:
+            kw += share * cheapest(p, soc, peak, buy[t], sell[t], state_load[t], chance[t], tables[t], month_ends[t])
+        if share < 1.0:
+            low = max(peak - margin_kw, 0.0)
+            kw += (1.0 - share) * cheapest(
+                p, soc, low, buy[t], sell[t], plan_load[t : t + 1], one, plan_tables[t : t + 1], month_ends[t]
+            )
+        soc, kw = after_power(p, soc, kw)
+        bought = load[t] + kw
+        saved[t] = step_eur(p, buy[t], sell[t], load[t], 0.0) - step_eur(p, buy[t], sell[t], load[t], kw)
+        saved[t] -= p.peak_eur_per_kw * (max(bought - peak, 0.0) - max(load[t] - idle, 0.0))
+        peak, idle = max(peak, bought), max(idle, load[t])
+        stored[t] = soc * p.capacity_kwh
+        if month_ends[t]:
+            peak, idle = 0.0, 0.0
+    account[0], account[1], account[2] = soc, peak, idle
     return saved, stored

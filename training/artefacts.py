@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
 from core.artefact import ArtefactFiles
@@ -33,8 +34,13 @@ def make_artefact(networks: Mapping[str, Mlp], **metadata: Any) -> Artefact:  # 
         widths = (network.inputs, *(int(weight.shape[0]) for weight, _ in network.layers))
         shapes[name] = NetworkShape(widths=widths, activation=network.activation, prefix=f"{name}.")
         tensors.update(network.tensors(f"{name}."))
-    said = Metadata(networks=shapes, **metadata)
-    return open_artefact(ArtefactFiles(canonical(said), save_tensors(tensors)), layout=said.layout)
+    return artefact_of_tensors(tensors, networks=shapes, **metadata)
+
+
+def artefact_of_tensors(tensors: Mapping[str, NDArray[np.float32]], **metadata: Any) -> Artefact:  # noqa: ANN401 - as above
+    """An artefact of tensors that may be no networks, verified likewise."""
+    said = Metadata(**({"networks": {}} | metadata))
+    return open_artefact(ArtefactFiles(canonical(said), save_tensors(dict(tensors))), layout=said.layout)
 
 
 def write_artefact(artefact: Artefact, directory: Path) -> Path:

@@ -1,7 +1,7 @@
 """A training config from a YAML file and `--set key=value`, with errors that name file and line, or the override.
 
 Here: which model a file is (by `algorithm`), overrides, lines, the checks across keys that a line can be named for. Not here: the
-models (training.rl_config, training.value_network).
+models (training.rl_config, training.value_config, training.chain_config).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pydantic import BaseModel, ValidationError
 
 from core.errors import InputError, nearest
 from core.yamlconfig import parse_model
+from training.chain_config import ChainConfig
 from training.rl_config import AnyRlConfig, PpoConfig, SacConfig
 from training.value_config import ValueConfig
 
-MODELS: dict[str, type[BaseModel]] = {"ppo": PpoConfig, "sac": SacConfig, "energy_value": ValueConfig}
-AnyConfig = AnyRlConfig | ValueConfig
+MODELS: dict[str, type[BaseModel]] = {"ppo": PpoConfig, "sac": SacConfig, "energy_value": ValueConfig, "load_chain": ChainConfig}
+AnyConfig = AnyRlConfig | ValueConfig | ChainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,11 @@ from policies.learned.load_chain import BoolArray, Chain, FloatArray, IntArray
 
 LATER_S = 2 * 86_400.0
 """Beyond a month's end that its worth is counted to."""
-WEEK_S = 7 * 86_400.0
-TAIL_LEVELS = 3
-"""Of power, each way, beyond the published end: a third of the work, and what it leaves open is far off."""
+WEEK_S, MONTH_S = 7 * 86_400.0, 33 * 86_400.0
+"""The second is a month and what is counted beyond it."""
+SPACING, TAIL_LEVELS = 2.0, 4
+"""Of power: small ones lie close together; beyond the published end there are fewer, half the work, and what that leaves open is
+far off."""
 TIE_EUR = 1e-9
 POWERS = 16
 """That are tried each way in the step that is decided, beside those at which a peak or the meter's sign would change."""

@@ -25,7 +25,7 @@ from core.policy_record import PolicyRecord
 from optimizer.peak_plan import PeakStore
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.chain_plan import WEEK_S, Steps, best_power, rest_of_month, tail_steps, to_published_end
+from policies.learned.chain_plan import MONTH_S, WEEK_S, Steps, best_power, rest_of_month, tail_steps, to_published_end
 from policies.learned.chain_store import bounds_of, shared, store_of
 from policies.learned.hybrid import ARTEFACT_KEY
 from policies.learned.load_chain import Chain, chain_of, local_clock
@@ -35,7 +35,7 @@ from policies.mpc import MpcPolicy
 FloatArray = NDArray[np.float64]
 LONGEST_LAG_S = 3 * 3600.0
 """A load measured longer ago says nothing of now."""
-AHEAD_S, MONTH_S = 2 * 86_400.0, 33 * 86_400.0
+AHEAD_S = 2 * 86_400.0
 KEPT = 2
 MOST_STATES = 32
 DT_S = (900.0, 3600.0)

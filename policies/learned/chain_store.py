@@ -18,6 +18,7 @@ from core.pack import Pack, condition_from_state
 from optimizer.linearise import wear_cost
 from optimizer.peak_plan import PeakStore
 from policies.base import Observation, PolicyUnableError
+from policies.learned.chain_plan import SPACING
 
 FloatArray = NDArray[np.float64]
 NOMINAL_C, NOMINAL_DT_S = 25.0, 60.0
@@ -60,7 +61,7 @@ def store_of(
         charge_kw=rounded(max(charge_w, 1.0) / 1000.0), discharge_kw=rounded(max(discharge_w, 1.0) / 1000.0),
         capacity_kwh=rounded(total_wh / 1000.0), eta_charge=rounded(eta_charge), eta_discharge=rounded(eta_discharge),
         wear_eur_per_kwh=rounded(wear_eur), peak_eur_per_kw=grid.peak_price_eur_per_kw,
-        top_kw=rounded(1.01 * (max(highest_kw, 0.0) + max(charge_w, 1.0) / 1000.0)), dt_h=dt_s / 3600.0,
+        top_kw=rounded(1.01 * (max(highest_kw, 0.0) + max(charge_w, 1.0) / 1000.0)), dt_h=dt_s / 3600.0, spacing=SPACING,
         import_kw=keep_kw * grid.import_limit_w, export_kw=keep_kw * grid.export_limit_w,
     )  # fmt: skip
     return store, float(span_wh @ level) / total_wh

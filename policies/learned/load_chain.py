@@ -28,7 +28,7 @@ PRIOR_STEPS, PRIOR_TYPE, PRIOR_COUNT = 20.0, 5.0, 10.0
 """Counts that the neighbouring hours, the type of day, and a state's mean over all hours weigh."""
 SUM_TOLERANCE = 1e-3
 """Of probabilities in single precision."""
-LOWER, UPPER, UPPER_STATES = (0.1, 0.3, 0.5, 0.7, 0.85), (0.93, 0.9995), 7
+LOWER, UPPER, UPPER_STATES = (0.1, 0.3, 0.5, 0.7), (0.85, 0.9995), 8
 """Quantiles of load above the usual: edges of the states below; between which those above lie at equal distances."""
 
 

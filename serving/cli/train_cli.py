@@ -31,6 +31,8 @@ from stores.postgres.policies import register_policy
 from stores.settings import StoreSettings
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from training.config_file import Read
     from training.rl_config import AnyRlConfig
 
@@ -38,7 +40,7 @@ artefact_app = typer.Typer(help="Artefacts of learned policies.", no_args_is_hel
 console = Console()
 NEEDED = ("torch", "stable_baselines3", "gymnasium", "tensorboard")
 INTERRUPTED = 130
-ENERGY_VALUE = "energy_value"
+ENERGY_VALUE, LOAD_CHAIN = "energy_value", "load_chain"
 
 
 def train(
@@ -49,7 +51,7 @@ def train(
     resume: bool = typer.Option(False, "--resume", help="Continue the run in the run directory from its checkpoints."),
     jobs: int = typer.Option(0, "--jobs", min=0, help="Seeds at a time; default is one a CPU core."),
 ) -> None:
-    """Train a policy by a config alone: PPO or SAC, or the energy-value network.
+    """Train a policy by a config alone: PPO or SAC, the energy-value network, or the load chain.
 
     Ctrl-C ends it after a checkpoint; --resume continues. Needs the extra `train`.
     """
@@ -58,6 +60,9 @@ def train(
     folder = (run_dir or StoreSettings.from_env().data_dir / "runs" / read.config.name).absolute()
     if read.config.algorithm == ENERGY_VALUE:
         _train_value(read, folder)
+        return
+    if read.config.algorithm == LOAD_CHAIN:
+        _train_chain(read, folder)
         return
     again = f"pulsebms train {config} --run-dir {shlex.quote(str(folder))} --resume"
     again += "".join(f" --set {shlex.quote(one)}" for one in set_) + (f" --seeds {seeds}" if seeds else "")
@@ -71,8 +76,9 @@ def tune(
 ) -> None:
     """Search a config's settings with Optuna; the study is kept in PULSEBMS_DATA and continued by the same command."""
     read = _read(config, set_)
-    if read.config.algorithm == ENERGY_VALUE:
-        raise InputError(source=read.origin.of("algorithm"), field="algorithm", value=ENERGY_VALUE, expected="ppo or sac")
+    if read.config.algorithm in (ENERGY_VALUE, LOAD_CHAIN):
+        where = read.origin.of("algorithm")
+        raise InputError(source=where, field="algorithm", value=read.config.algorithm, expected="ppo or sac")
     _check_extra(("optuna",))
     from serving.cli.dispatch_cli import stop_on_signals
     from training.rl_run import Progress as Step
@@ -113,7 +119,7 @@ def register(
     run_dir: Path = typer.Argument(..., help="A run's directory, or an artefact's."),
     site: str = typer.Option(..., "--site", help="Site id."),
     name: str = typer.Option("", "--name", help="Name of the policy; default is the config's."),
-    policy_type: str = typer.Option("", "--type", help="RL or HYBRID; default RL, and HYBRID for a residual."),
+    policy_type: str = typer.Option("", "--type", help="RL or HYBRID; default RL, and HYBRID for a residual and a load chain."),
     model_version: str = typer.Option("", "--version", help="Default: the first digits of the artefact's hash."),
     horizon_hours: int = typer.Option(24, "--horizon", min=1, max=24 * 14, help="Of the plan (HYBRID)."),
 ) -> None:
@@ -229,7 +235,6 @@ def _train_value(read: Read, folder: Path) -> None:
     assert isinstance(config, ValueConfig)  # noqa: S101 - by its algorithm
     path = find_file(config.data.path, _folders(), read.origin, "data.path").resolve()
     _check_extra()
-    from training.run_directory import CONFIG, RECORD, code_version, config_sha256, config_text, versions, write_json
     from training.value_network import train_value
 
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
@@ -253,6 +258,42 @@ def _train_value(read: Read, folder: Path) -> None:
                 raise
             where = read.origin.of("split")
             raise InputError(source=where, field=error.field, value=error.value, expected=error.expected) from None
+    _written(read, config, folder, artefact)
+
+
+def _train_chain(read: Read, folder: Path) -> None:
+    from training.chain_config import ChainConfig
+    from training.chain_fit import train_chain
+    from training.rl_data import find_file
+
+    config = read.config
+    assert isinstance(config, ChainConfig)  # noqa: S101 - by its algorithm
+    files = {
+        name: file.model_copy(update={"path": find_file(file.path, _folders(), read.origin, f"data.{name}.path").resolve()})
+        for name, file in config.data.files().items()
+    }
+    config = config.model_copy(update={"data": config.data.model_copy(update=files)})
+    if any(folder.glob("seed-*")):
+        raise InputError(
+            source="command line", field="--run-dir", value=str(folder), expected="a directory without a run of PPO or SAC"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with _progress() as bars:
+        tasks: dict[str, Any] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, said="")
+            bars.update(tasks[what], completed=done, said=f"day {done} of {total}")
+
+        artefact = train_chain(config, read.origin, folder, told)
+    _written(read, config, folder, artefact)
+
+
+def _written(read: Read, config: BaseModel, folder: Path, artefact: Artefact) -> None:
+    """The record beside an artefact that took seconds and was not made by seeds, and what it reached."""
+    from training.run_directory import CONFIG, RECORD, code_version, config_sha256, config_text, versions, write_json
+
     (folder / CONFIG).write_text(config_text(config), encoding="utf-8")
     record: dict[str, Any] = {"config_file": read.origin.file, "config_sha256": config_sha256(config), "packages": versions()}
     record |= {"code": code_version(), "data_sha256": artefact.metadata.training["data_sha256"]}
@@ -307,7 +348,7 @@ def _record(
 ) -> PolicyRecord:
     """The row that a learned policy gets."""
     said = artefact.metadata
-    kind = policy_type or ("HYBRID" if said.kind == "residual" else "RL")
+    kind = policy_type or ("HYBRID" if said.kind in ("residual", LOAD_CHAIN) else "RL")
     if kind not in ("RL", "HYBRID"):
         raise InputError(source="command line", field="--type", value=kind, expected="RL or HYBRID")
     given = said.training.get("config", {})

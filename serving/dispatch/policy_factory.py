@@ -13,6 +13,7 @@ from core.policy_record import PolicyRecord
 from policies.base import Policy
 from policies.learned.actor import ActorPolicy
 from policies.learned.artefact import Artefact, open_artefact
+from policies.learned.chain_policy import LoadChainPolicy
 from policies.learned.hybrid import ARTEFACT_KEY, HybridPolicy
 from policies.learned.value import EnergyValuePolicy
 from policies.mpc import MpcPolicy
@@ -47,12 +48,16 @@ def policy_of(record: PolicyRecord, files: ArtefactFiles | None = None) -> Polic
         raise InputError(source=source, field="policy_type", value=record.policy_type, expected=expected)
     artefact = open_artefact(files, sha256=artefact_sha256(record), source=f"{source}: artefact")
     if record.policy_type == "HYBRID":
+        if artefact.metadata.kind == "load_chain":
+            return LoadChainPolicy(record, artefact)
         return HybridPolicy(record, artefact, None if artefact.metadata.kind == "energy_value" else layout_of(artefact))
     return _alone(record, artefact, source)
 
 
 def _alone(record: PolicyRecord, artefact: Artefact, source: str) -> Policy:
     """An RL row: a network that decides without a plan."""
+    if artefact.metadata.kind == "load_chain":
+        raise InputError(source=source, field="policy_type", value="RL", expected="HYBRID: a load chain plans with the MPC's row")
     unknown = sorted(set(record.config) - {ARTEFACT_KEY})
     if unknown:
         raise InputError(

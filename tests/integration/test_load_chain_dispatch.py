@@ -1,0 +1,96 @@
+"""A row of the load chain in the dispatcher, on real servers: decides, is its floor, and is passed over when it does not fit."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+from chain_cases import CHAIN, artefact
+from test_learned_dispatch import NOW, passed_over, register, tick
+
+from core.pack import Pack
+from core.series import Series
+from core.twin import predict
+from serving.dispatch.inputs import AMBIENT, GRID_IMPORT, LOAD_ACTUAL, LOAD_FORECAST, PRICE, PV_ACTUAL, PV_FORECAST
+from serving.dispatch.runner import ProcessRunner
+from serving.site_loader import load_site
+from stores.mongo.predictions import write_predictions
+from stores.mongo.telemetry import insert_telemetry, pack_document
+from stores.postgres.decisions import last_decision
+from stores.postgres.devices import list_devices
+from stores.postgres.series import write_series
+
+DEMO = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def runner():
+    made = ProcessRunner()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def site(stores, tmp_path):
+    """The demo's site with a peak price, nine days of prices behind it, and a day and a half of measured load."""
+    path = tmp_path / "peak.yaml"
+    path.write_text(DEMO.read_text().replace("peak_price_eur_per_kw: 0.0", "peak_price_eur_per_kw: 80.0"))
+    config = load_site(stores.pg, path)
+    start, hours = NOW - timedelta(days=9), 24 * 11
+    flat = np.ones(hours)
+    price = 0.10 + 0.08 * np.sin(np.arange(hours) / 24 * 2 * np.pi)
+    for name, values in ((PRICE, price), (LOAD_FORECAST, 2e4 * flat), (PV_FORECAST, 0 * flat), (AMBIENT, 20 * flat)):
+        write_series(stores.pg, config.site_id, Series(name, start, 3600.0, values), start)
+    measured = NOW - timedelta(hours=36)
+    load = np.full(36 * 4, 21e3)
+    load[-1] = 34e3
+    for name, values in ((LOAD_ACTUAL, load), (PV_ACTUAL, 0 * load), (GRID_IMPORT, load)):
+        write_series(stores.pg, config.site_id, Series(name, measured, 900.0, values), measured)
+    documents, predictions = [], []
+    for pack, device in zip(config.packs, list_devices(stores.pg, config.site_id), strict=True):
+        simulated = Pack(device, soc_pct=50.0, soh_pct=pack.soh_pct, temperature_c=22.0, ambient_c=20.0)
+        state = simulated.state(NOW - timedelta(seconds=10))
+        documents.append(pack_document(state, site_id=config.site_id, firmware="1.0"))
+        begin = NOW - timedelta(seconds=900)
+        predictions.append(predict(device, state, np.zeros(26 * 4), dt_s=900.0, start=begin, ambient_c=20.0))
+    insert_telemetry(stores.mongo, documents)
+    write_predictions(stores.mongo, predictions)
+    return config
+
+
+def test_a_load_chain_decides_by_the_load_that_was_measured_last(stores, site, runner):
+    key = register(stores, site, artefact(), "HYBRID", 0.99, "chain")
+    result = tick(stores, site, runner)
+    assert (result.decision.source, result.decision.policy_id) == ("chain", key), passed_over(result)
+    said = last_decision(stores.pg, site.site_id).inputs["hybrid"]
+    assert (said["decided_by"], said["load_kw"], said["load_lag_steps"]) == ("load chain", 34.0, 0), said
+    assert result.commands == len(site.packs)
+
+
+def test_without_a_measured_load_it_is_its_floor(stores, site, runner):
+    stores.pg.execute("DELETE FROM optimizer.site_series WHERE name = %s", (LOAD_ACTUAL,))
+    register(stores, site, artefact(), "HYBRID", 0.99, "chain")
+    result = tick(stores, site, runner)
+    said = result.decision.inputs["hybrid"]
+    assert (result.decision.source, said["decided_by"]) == ("chain", "MPC"), passed_over(result)
+    assert "no load_w is on record" in said["why"]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda: artefact(layout="load-chain/2"), "load-chain/1"),
+        (lambda: artefact(tensors=CHAIN.tensors() | {"moves": np.zeros((2, 24, 3, 3), np.float32)}), "moves: got the shape"),
+        (lambda: artefact(chemistries=("NMC",)), "the policy covers NMC"),
+    ],
+)
+def test_one_that_does_not_fit_is_passed_over_with_its_reason(stores, site, runner, made, why):
+    register(stores, site, made(), "HYBRID", 0.99, "chain")
+    result = tick(stores, site, runner)
+    assert result.decision.source != "chain"
+    assert why in passed_over(result)["chain"]
