@@ -25,6 +25,8 @@ from benchmarks.common import Table, clean_environment, progress
 
 clean_environment()
 
+import structlog  # noqa: E402
+
 from benchmarks.policies_peak_plant import FloatArray  # noqa: E402
 from core.limits import tightest  # noqa: E402
 from core.policy_record import PolicyRecord  # noqa: E402
@@ -154,6 +156,9 @@ def main() -> None:
     if options.write_load:
         write_load(options.write_load, options.seed)
         return
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(40)
+    )  # solvers that hand over to the next are not told
     folder = options.artefact / "artefact" if (options.artefact / "artefact").is_dir() else options.artefact
     artefact = read_artefact(folder)
     prices = read_series(

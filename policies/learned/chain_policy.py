@@ -80,7 +80,7 @@ class LoadChainPolicy:
             power_w, said, about = self._planned(observation)
         except PolicyUnableError as error:
             return self._noted(self._mpc.decide(observation), "MPC", {"why": str(error)})
-        decision = self._decision(observation, power_w, said)
+        decision = self._decision(observation, power_w, said, about)
         if self.share == 1.0:
             return self._noted(decision, "load chain", about)
         return self._noted(self._mixed(decision, self._mpc.decide(observation)), "load chain and MPC", about)
@@ -214,12 +214,14 @@ class LoadChainPolicy:
             self._rest[key] = found
         return found
 
-    def _decision(self, observation: Observation, power_w: float, said: str) -> Decision:
+    def _decision(self, observation: Observation, power_w: float, said: str, about: dict[str, Any]) -> Decision:
         packs = self._packs(observation)
         powers = shared(observation, packs, power_w)
         reason = Reason.IDLE
-        if power_w:
-            reason = Reason.PRICE_LOW if power_w < 0 else Reason.PRICE_HIGH
+        if power_w < 0:
+            reason = Reason.PRICE_LOW
+        elif power_w > 0:
+            reason = Reason.PEAK_SHAVING if about["expected_load_kw"] > about["peak_kw"] else Reason.PRICE_HIGH
         points = [
             SetPoint(device_id=device.device_id, power_w=float(value), reason=reason if value else Reason.IDLE, detail=said)
             for device, value in zip(packs, powers.tolist(), strict=True)
