@@ -9,7 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from core.yamlconfig import ConfigModel, Number, Whole
 from envs.config import EnvConfig
@@ -134,6 +142,19 @@ class CheckpointConfig(ConfigModel):
     every_steps: Count = 1_000_000
 
 
+class BaseConfig(ConfigModel):
+    """What an actor is added to (a residual, docs/hybrid.md); an environment without it takes the actor's action as it is."""
+
+    policy: Literal["mpc"] = "mpc"
+    """The MPC with a linear plant, as a table over time and state of charge (training.rl_base)."""
+    share: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.3
+    """Of rated power by which the actor may shift what the MPC decides."""
+    horizon_hours: Annotated[Whole, Field(ge=2, le=48)] = 24
+    """Of the plan, as a policy row's."""
+    terminal_value_share: Annotated[Number, Field(ge=0.0, le=1.5)] = 0.9
+    """Energy left at its end is worth this share of the horizon's mean price, as in policies.mpc.MpcConfig."""
+
+
 class Tuned(ConfigModel):
     """What a key is drawn from: `choices`, or a range."""
 
@@ -184,6 +205,8 @@ class RlConfig(ConfigModel):
     steps: Count
     """Of all environments together."""
     network: NetworkConfig = NetworkConfig()
+    base: BaseConfig | None = None
+    """With it the actor is a residual on the MPC, and the artefact is of kind `residual` (HYBRID)."""
     seeds: Annotated[tuple[Annotated[Whole, Field(ge=0, lt=2**31)], ...], Field(min_length=1, max_length=64)] = (0,)
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -201,6 +224,26 @@ class RlConfig(ConfigModel):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: each once (they are {list(self.seeds)})")
         return self
+
+    @model_validator(mode="after")
+    def _base_fits(self) -> RlConfig:
+        if self.base is None:
+            return self
+        fees = [name for name, value in self.env.config.tariff.model_dump().items() if value != 0.0]
+        if fees or self.env.config.grid.peak_price_eur_per_kw:
+            what = f"env.config.tariff.{fees[0]}" if fees else "env.config.grid.peak_price_eur_per_kw"
+            raise ValueError(
+                f"base: an environment where the price is all that counts: its table knows no fee and no peak ({what})"
+            )
+        if self.data.price_forecast is not None:
+            raise ValueError("base: no data.price_forecast: a dispatcher has no forecasts beside published prices")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A config without a base is written, and hashed, as before there was one."""
+        said: dict[str, Any] = handler(self)
+        return said if said.get("base") is not None else {key: value for key, value in said.items() if key != "base"}
 
 
 class PpoSettings(ConfigModel):

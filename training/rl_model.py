@@ -18,11 +18,13 @@ from stable_baselines3.common.logger import Logger
 
 from envs.config import EnvConfig
 from envs.data import Part
+from envs.residual import with_base
 from envs.sb3 import NativeVecEnv
 from envs.vector import Batched, PackVectorEnv, SiteVectorEnv
 from policies.learned.network import Mlp
 from training.artefacts import network_of_torch
 from training.batched_ppo import BatchedPPO, KeptRolloutBuffer
+from training.rl_base import mpc_table
 from training.rl_config import AnyRlConfig, PpoConfig
 from training.rl_state import Model
 
@@ -34,7 +36,10 @@ ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "silu": torch.nn.Si
 def make_batch(config: AnyRlConfig, part: Part, num_envs: int, env_config: EnvConfig) -> Batched:
     """A native batch of the config's kind; its arrays are overwritten by the step after the next."""
     kind = PackVectorEnv if config.env.kind == "pack" else SiteVectorEnv
-    return kind(num_envs, part, env_config, copy=False, threads=config.env.threads)
+    made: Batched = kind(num_envs, part, env_config, copy=False, threads=config.env.threads)
+    if config.base is not None:
+        return with_base(made, mpc_table(config.base, made.engine), config.base.share)
+    return made
 
 
 def make_model(config: AnyRlConfig, env: NativeVecEnv, seed: int) -> Model:

@@ -87,6 +87,8 @@ class Outcome:
     network: Mlp | None
     score: Score | None
     foresight: float | None
+    base: float | None = None
+    """Score of what a residual is added to, alone."""
 
 
 def train_seed(
@@ -143,8 +145,9 @@ def train_seed(
     learner.close()
     best = None if course.network is None or status != "done" else validator.score(acting(course.network, config.algorithm))
     scale = validator.foresight() if status == "done" else None
+    base = validator.base() if status == "done" else None
     return Outcome(
-        status=status, step=learner.steps, course=course, network=course.network, score=best, foresight=scale,
+        status=status, step=learner.steps, course=course, network=course.network, score=best, foresight=scale, base=base,
     )  # fmt: skip
 
 

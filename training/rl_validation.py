@@ -53,7 +53,7 @@ class Validator:
     """Made once for a run. The same actor gets the same score, whatever was scored before."""
 
     def __init__(self, config: AnyRlConfig, part: Part) -> None:
-        said = config.validation
+        self._given, said = (config, part), config.validation
         self.batch: Batched = make_batch(config, part, said.envs, validation_env(config.env.config, said.sites))
         engine = self.batch.engine
         features = engine.features
@@ -99,10 +99,19 @@ class Validator:
         fees = any(value != 0.0 for value in config.tariff.model_dump().values())
         if fees or config.grid.peak_price_eur_per_kw or self.batch.engine.packs != 1:
             return None
+        if self._given[0].base is not None:  # plans act by themselves
+            given, part = self._given
+            return Validator(given.model_copy(update={"base": None}), part).foresight()
         if self._foresight is None:
             plans = (foresight_actor(self.batch.engine, self.rows, self.sites, self.steps, share) for share in ROUND_TRIPS)
             self._foresight = max(self.score(act).eur_per_kwh_year for act in plans)
         return self._foresight
+
+    def base(self) -> float | None:
+        """The score of the base alone, to which a residual is added; none where there is none."""
+        if self._given[0].base is None:
+            return None
+        return self.score(lambda observation: np.zeros((len(observation), self.batch.engine.packs))).eur_per_kwh_year
 
     def stored_kwh(self) -> FloatArray:
         """Energy in each environment's packs, (M,)."""

@@ -37,11 +37,16 @@ class ObservationLayout(Protocol):
 
     @property
     def size(self) -> int:
-        """Numbers in a vector."""
+        """Numbers that the network takes."""
+        ...
+
+    @property
+    def base_columns(self) -> int:
+        """How many of them, the last ones, are what the base decides, one a pack; 0 where the base is not shown."""
         ...
 
     def vectors(self, observation: Observation) -> NDArray[np.float64]:
-        """Packs in the observation's order, `packs` of them a row, (devices / packs, size).
+        """All but the base's. Packs in the observation's order, `packs` of them a row, (devices / packs, size - base_columns).
 
         Raises PolicyUnableError when something that it needs is missing.
         """
@@ -62,16 +67,23 @@ class Actor:
         if self.network.inputs != layout.size or self.network.outputs != layout.packs:
             got = (self.network.inputs, self.network.outputs)
             raise ArtefactError(f"{where}: shape of actor: got {got}, expected ({layout.size}, {layout.packs})")
+        if layout.base_columns and kind != "residual":
+            raise ArtefactError(f"{where}: layout: {layout.version!r} shows what the MPC decides, which an actor alone has not")
         squash = said.parameters.get("squash", "clip")
         if squash not in SQUASHES:
             raise ArtefactError(f"{where}: parameters.squash: got {squash!r}, expected one of {', '.join(SQUASHES)}")
         self.layout, self.artefact = layout, artefact
         self._tanh = squash == "tanh"
 
-    def actions(self, observation: Observation) -> NDArray[np.float64]:
-        """In [-1, 1], discharge positive, one a device; raises PolicyUnableError when the vector or the action is not finite."""
+    def actions(self, observation: Observation, base: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """In [-1, 1], discharge positive, one a device; raises PolicyUnableError when the vector or the action is not finite.
+
+        `base` (devices,): what is shifted, as a share of rated power from -1 to 1, for a layout that shows it.
+        """
         check_chemistries(self.artefact, observation)
         vectors = self.layout.vectors(observation)
+        if self.layout.base_columns and base is not None:
+            vectors = np.concatenate([vectors, base.reshape(-1, self.layout.base_columns)], axis=1)
         if vectors.shape != (len(observation.devices) // self.layout.packs, self.layout.size) or not np.isfinite(vectors).all():
             raise PolicyUnableError(f"observation vector: shape {vectors.shape}, or a number that is not finite")
         found = self.network(vectors).reshape(-1).astype(np.float64)

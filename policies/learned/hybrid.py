@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from core.artefact import ArtefactError
-from core.decisions import Decision
+from core.decisions import Decision, Reason
+from core.devices import DeviceConfig
 from core.errors import InputError, SolverError
 from core.policy_record import PolicyRecord
 from optimizer.mpc import MpcSolver
@@ -112,15 +113,17 @@ class HybridPolicy:
         actor = self._actor
         assert actor is not None  # noqa: S101 - decide asks only then
         decision = self._mpc.decide(observation)
-        actions = dict(zip([d.device_id for d in observation.devices], actor.actions(observation).tolist(), strict=True))
-        devices = {device.device_id: device for device in observation.devices}
+        planned = {point.device_id: point for point in decision.set_points}
+        base = np.array([_share_of_rated(device, planned[device.device_id].power_w) for device in observation.devices])
+        total = np.clip(base + self.share * actor.actions(observation, base), -1.0, 1.0)
         points = []
-        for point in decision.set_points:
-            device, action = devices[point.device_id], actions[point.device_id]
-            rated_w = device.max_discharge_power_w if action > 0 else device.max_charge_power_w
-            shift_w = self.share * action * rated_w
-            power_w = float(np.clip(point.power_w + shift_w, -device.max_charge_power_w, device.max_discharge_power_w))
-            points.append(replace(point, power_w=power_w, detail=f"{point.detail}; learned shift {shift_w:.0f} W"))
+        for device, share in zip(observation.devices, total.tolist(), strict=True):
+            point = planned[device.device_id]
+            if point.reason is not Reason.STOP:  # what could not be planned for rests
+                power_w = share * (device.max_discharge_power_w if share > 0 else device.max_charge_power_w)
+                detail = f"{point.detail}; learned shift {power_w - point.power_w:.0f} W"
+                point = replace(point, power_w=power_w, detail=detail)
+            points.append(point)
         return self._noted(replace(decision, set_points=tuple(points)), "residual", "")
 
     def _noted(self, decision: Decision, how: str, why: str) -> Decision:
@@ -128,6 +131,12 @@ class HybridPolicy:
         if why:
             said["why"] = why
         return replace(decision, source=self.name, policy_id=self.record.policy_id, inputs={**decision.inputs, "hybrid": said})
+
+
+def _share_of_rated(device: DeviceConfig, power_w: float) -> float:
+    """From -1 to 1, discharge positive: as the environment shows the base (envs.residual_layout)."""
+    rated_w = device.max_discharge_power_w if power_w > 0 else device.max_charge_power_w
+    return float(np.clip(power_w / rated_w, -1.0, 1.0))
 
 
 def _unforecast(artefact: Artefact) -> bool:

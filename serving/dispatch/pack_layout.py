@@ -27,6 +27,7 @@ from envs.config import EnvConfig
 from envs.data import HISTORY_DAYS, Exogenous
 from envs.features import Features, features_at
 from envs.layout import LAYOUT_NAME, Layout
+from envs.residual_layout import BASE_LAYOUT_NAME
 from optimizer.linearise import wear_cost
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
@@ -45,7 +46,7 @@ def layout_of(artefact: Artefact) -> PackLayout:
     """
     said = artefact.metadata
     where = f"artefact {artefact.sha256[:12]}"
-    if said.layout != LAYOUT:
+    if said.layout not in (LAYOUT, BASE_LAYOUT_NAME):
         raise ArtefactError(f"{where}: layout: got {said.layout!r}, expected {LAYOUT!r}")
     given = said.parameters
     environment, dt_s = given.get("environment"), given.get("dt_s")
@@ -59,7 +60,8 @@ def layout_of(artefact: Artefact) -> PackLayout:
         config = EnvConfig.of(environment, f"{where}: parameters.environment")
     except InputError as error:
         raise ArtefactError(str(error)) from None
-    return PackLayout(config, float(dt_s), str(given.get("timezone", "Europe/Amsterdam")))
+    timezone = str(given.get("timezone", "Europe/Amsterdam"))
+    return PackLayout(config, float(dt_s), timezone, shows_base=said.layout == BASE_LAYOUT_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,13 @@ class PackLayout:
     config: EnvConfig
     dt_s: float
     timezone: str
+    shows_base: bool = False
+    """Whether what the MPC decides is shown too (envs.residual.BASE_LAYOUT_NAME)."""
 
     @property
     def version(self) -> str:
-        """LAYOUT."""
-        return LAYOUT
+        """LAYOUT, or BASE_LAYOUT_NAME."""
+        return BASE_LAYOUT_NAME if self.shows_base else LAYOUT
 
     @property
     def packs(self) -> int:
@@ -82,11 +86,17 @@ class PackLayout:
 
     @property
     def size(self) -> int:
-        """Numbers in a vector."""
-        return Layout(self.packs, self.config.forecast_hours, 0, self.config.load_forecast_hours).size
+        """Numbers in a vector, the base's among them."""
+        return Layout(self.packs, self.config.forecast_hours, 0, self.config.load_forecast_hours).size + self.base_columns
+
+    @property
+    def base_columns(self) -> int:
+        """The last ones, which a residual's policy adds."""
+        return self.packs if self.shows_base else 0
 
     def vectors(self, observation: Observation) -> FloatArray:
-        """One row a device, (devices, size); of several packs one row, (1, size), packs in the observation's order.
+        """One row a device, (devices, size); of several packs one row, (1, size), packs in the observation's order. Without the
+        base's columns.
 
         Raises PolicyUnableError when the interval is not the step of training, prices of the 8 days before are not there, or the
         packs are others than those of training in number or chemistry.
@@ -102,7 +112,7 @@ class PackLayout:
             ) from None
         together = self._together(observation.devices)
         whole_w, packs = sum(_rated_w(device) for device in observation.devices), observation.site.by_id()
-        found = np.empty((len(together), self.size), dtype=np.float32)
+        found = np.empty((len(together), self.size - self.base_columns), dtype=np.float32)
         for k, devices in enumerate(together):
             self._observe(observation, devices, sum(_rated_w(device) for device in devices) / whole_w, features, packs, found[k])
         return found.astype(np.float64)

@@ -23,7 +23,7 @@ BACK_H, AHEAD_H, HORIZON_H, NETWORK_H = 170, 72, 12, 36
 CHEMISTRIES = tuple(Chemistry)
 
 
-def observation(soc_pct=50.0, history=True, price=None):
+def observation(soc_pct=50.0, history=True, price=None, back_h=BACK_H):
     devices = tuple(pack.device_config(SITE.site_id) for pack in SITE.packs)
     limits, states, predictions = {}, {}, {}
     for pack, device in zip(SITE.packs, devices, strict=True):
@@ -34,7 +34,7 @@ def observation(soc_pct=50.0, history=True, price=None):
         predictions[pack.device_id] = predict(
             device, states[pack.device_id], np.zeros(HORIZON_H), dt_s=3600.0, start=NOW, ambient_c=20.0
         )
-    back = BACK_H if history else 0
+    back = back_h if history else 0
     hours = np.arange(-back, AHEAD_H)
     values = 0.1 + 0.08 * np.sin(2 * np.pi * (hours + 3) / 24) if price is None else np.full(len(hours), price)
     n = AHEAD_H
@@ -90,6 +90,7 @@ class SmallLayout:
     version = "small/1"
     packs = 1
     size = 3
+    base_columns = 0
 
     def vectors(self, observation):
         price = float(observation.price_eur_per_kwh.window(observation.starts_at, 1, observation.interval_s)[0])

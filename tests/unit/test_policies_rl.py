@@ -15,6 +15,7 @@ from benchmarks.common import Table
 from benchmarks.policies_rl import COLUMNS, Year, looking_ahead, rows_of, tuned_hours
 from envs.data import Period
 from training.config_file import parse_config
+from training.rl_config import BaseConfig
 from training.rl_data import read_data
 from training.rl_export import export
 from training.rl_run import train_seed
@@ -85,7 +86,25 @@ def test_every_finished_seed_has_a_row_for_every_year(case, tmp_path):
     export(config, data, train_seed(config, data, folder, 3), folder, 3)
     table = Table("RL", COLUMNS)
     rows_of(tmp_path, table)
-    assert [row[0] for row in table.rows] == ["tiny, 2022"] * 4
-    assert [str(row[1]).split(",")[0] for row in table.rows] == ["perfect foresight", "rule", "PPO", "idle"]
-    assert table.rows[2][3] is not None
+    assert [row[0] for row in table.rows] == ["tiny, 2022"] * 5
+    assert [str(row[1]).split(",")[0] for row in table.rows] == ["perfect foresight", "MPC", "rule", "PPO", "idle"]
+    assert table.rows[3][3] is not None
     assert "CPU-s of learning" in table.notes[0]
+
+
+def test_a_residual_stands_beside_the_mpc_with_its_gate_and_as_it_was_trained(case, tmp_path):
+    config, data = case
+    config = config.model_copy(update={"base": BaseConfig(share=0.5, horizon_hours=12)})
+    begin(tmp_path, config, data.exogenous.sha256(), "tiny.yaml", resume=False)
+    folder = seed_folder(tmp_path, 3)
+    made = export(config, data, train_seed(config, data, folder, 3), folder, 3)
+    table = Table("RL", COLUMNS)
+    rows_of(tmp_path, table)
+    rows = {str(row[1]): row for row in table.rows}
+    mpc, hybrid = rows["MPC, linear model, by table"], rows[f"HYBRID, seed 3 (gate: {made.metadata.parameters['share']:g})"]
+    if made.metadata.parameters["share"] == 0.0:
+        assert hybrid[2] == mpc[2]
+        assert str(hybrid[4]).startswith("+0.00")
+    assert "PPO, seed 3, share 0.5 as trained" in rows
+    assert float(mpc[2]) > float(rows["rule, 4 h ahead"][2]) > float(rows["idle"][2])
+    assert "the MPC alone" in table.notes[0]
