@@ -78,6 +78,20 @@ def test_an_artefact_becomes_a_policy_that_is_tested(stores, command, tmp_path):
     assert row.model_version == "2"
 
 
+def test_a_residual_becomes_a_hybrid_policy(stores, command, tmp_path):
+    parameters = {"environment": {"forecast_hours": 24}, "dt_s": 900.0, "squash": "clip", "share": 0.15, "base": {"share": 0.3}}
+    metrics = {"gate_share": 0.15, "gain_over_base_pct": [0.1, 0.05, 0.15]}
+    made = trained(
+        tmp_path, width=WIDTH + 1, kind="residual", layout="environment-base/1", parameters=parameters, metrics=metrics
+    )
+    code, shown = command(tmp_path, "--site", "demo")
+    assert code == 0, shown
+    (row,) = in_testing(stores)
+    assert (row.policy_type, row.horizon_hours, row.update_interval_seconds) == ("HYBRID", 24, 900)
+    assert row.performance_metrics == metrics
+    assert policy_of(row, load_artefact(stores.mongo, made.sha256)).share == 0.15
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "words"),
     [

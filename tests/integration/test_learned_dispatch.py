@@ -18,6 +18,7 @@ from core.policy_record import PolicyRecord
 from core.series import Series
 from core.twin import predict
 from envs.layout import Layout
+from envs.residual_layout import BASE_LAYOUT_NAME, BaseLayout
 from serving.dispatch.artefacts import StoredArtefacts
 from serving.dispatch.inputs import AMBIENT, LOAD_FORECAST, PRICE, PV_FORECAST
 from serving.dispatch.pack_layout import LAYOUT
@@ -135,6 +136,23 @@ def test_hybrid_without_a_week_of_prices_is_its_floor(stores, site, runner):
     assert result.decision.source == "hybrid"
     assert said["decided_by"] == "MPC"
     assert "7 days before" in said["why"]
+
+
+def residual(share):
+    """An actor that is shown what the MPC decides, as `pulsebms train` makes one from a config with a base."""
+    return make_artefact(
+        {"actor": mlp(BaseLayout(1, FORECAST_HOURS).size, 1, 5)}, kind="residual", layout=BASE_LAYOUT_NAME, chemistries=CHEMISTRIES,
+        parameters={"environment": {"packs": [{}], "forecast_hours": FORECAST_HOURS}, "dt_s": 900.0, "share": share},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "by"), [(0.25, "residual"), (0.0, "MPC")])
+def test_a_residual_shifts_the_mpc_as_far_as_its_gate_is_open(stores, site, runner, share, by):
+    register(stores, site, residual(share), "HYBRID", 0.99, "residual")
+    result = tick(stores, site, runner)
+    assert result.decision.source == "residual", passed_over(result)
+    said = last_decision(stores.pg, site.site_id).inputs["hybrid"]
+    assert (said["decided_by"], said["share"]) == (by, share), said
 
 
 def damage(stores, sha256):
