@@ -8,8 +8,7 @@ says why. A step's load is not known when its power is chosen: the plan reckons 
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -36,10 +35,22 @@ FloatArray = NDArray[np.float64]
 LONGEST_LAG_S = 3 * 3600.0
 """A load measured longer ago says nothing of now."""
 AHEAD_S = 2 * 86_400.0
-KEPT = 2
 MOST_STATES = 32
 DT_S = (900.0, 3600.0)
 """Shortest and longest step: a month in shorter ones takes seconds to plan."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """A plan to a published end, and all that it was made from."""
+
+    until: datetime
+    store: PeakStore
+    begin: datetime
+    steps: Steps
+    week_buy: FloatArray
+    week_sell: FloatArray
+    tables: FloatArray
 
 
 class LoadChainPolicy:
@@ -65,7 +76,7 @@ class LoadChainPolicy:
         self.chain = chain_of(artefact)
         if self.chain.states > MOST_STATES:
             raise ArtefactError(f"{where}: edges_w: {self.chain.states} states, expected at most {MOST_STATES}")
-        self._rest: dict[tuple[datetime, PeakStore, bytes], FloatArray] = {}
+        self._kept: _Kept | None = None
         if self.share > 0:
             _warm(self.chain, self.dt_s)
 
@@ -95,13 +106,12 @@ class LoadChainPolicy:
             observation, packs, dt_s=self.dt_s, highest_kw=self.chain.highest_kw, wear_weight=config.wear_weight * config.wear
         )
         until, steps, chance, state = self._ahead(observation, load_kw, lag_steps)
-        rest = self._kept_rest(observation, store, until)
         plant = store.plant()
-        tables = to_published_end(plant, self.chain, steps, rest)
+        after = self._after_step(observation, store, until, steps)
         charge_w, discharge_w = bounds_of(observation, packs).sum(axis=0)
         peak_kw = observation.peak_incurred_w / 1000.0
         power_kw, gain_eur = best_power(
-            plant, self.chain, steps, tables[1], chance, soc, peak_kw, charge_w / 1000.0, discharge_w / 1000.0
+            plant, self.chain, steps, after, chance, soc, peak_kw, charge_w / 1000.0, discharge_w / 1000.0
         )
         if not np.isfinite([power_kw, gain_eur]).all():
             raise PolicyUnableError("the chain's plan is not finite")
@@ -195,24 +205,32 @@ class LoadChainPolicy:
             ) from None
         return buy, np.minimum(sell, buy)
 
-    def _kept_rest(self, observation: Observation, store: PeakStore, until: datetime) -> FloatArray:
-        """What the rest of the month is worth at the published end; made once for the same prices, packs and end."""
+    def _after_step(self, observation: Observation, store: PeakStore, until: datetime, steps: Steps) -> FloatArray:
+        """Cost to go after the interval, (B, socs, peaks), as the plan from now on has it.
+
+        A plan is made backwards from the published end: one that began earlier, to the same end on the same prices and packs, has
+        the same numbers, and is kept.
+        """
         week = round(WEEK_S / self.dt_s)
         buy, sell = self._prices(observation, until - timedelta(seconds=WEEK_S), week)
-        key = (until, store, hashlib.sha256(buy.tobytes() + sell.tobytes()).digest())
-        found = self._rest.get(key)
-        if found is None:
-            kind, hour, ends = local_clock(until, round(MONTH_S / self.dt_s), self.dt_s, ZoneInfo(observation.site.timezone))
-            count = tail_steps(ends, self.dt_s)
-            steps = Steps(
-                buy_eur_per_kwh=np.resize(buy, count), sell_eur_per_kwh=np.resize(sell, count), kind=kind[:count],
-                hour=hour[:count], month_ends=ends[:count],
+        start, kept = observation.starts_at, self._kept
+        if kept is not None and (kept.until, kept.store, kept.begin <= start) == (until, store, True):
+            done = round((start - kept.begin).total_seconds() / self.dt_s)
+            pairs = (
+                (kept.steps.buy_eur_per_kwh[done:], steps.buy_eur_per_kwh), (kept.week_buy, buy),
+                (kept.steps.sell_eur_per_kwh[done:], steps.sell_eur_per_kwh), (kept.week_sell, sell),
             )  # fmt: skip
-            found = rest_of_month(store, self.chain, steps)
-            while len(self._rest) >= KEPT:
-                self._rest.pop(next(iter(self._rest)))
-            self._rest[key] = found
-        return found
+            if all(np.array_equal(a, b) for a, b in pairs):
+                return np.asarray(kept.tables[done + 1])
+        kind, hour, ends = local_clock(until, round(MONTH_S / self.dt_s), self.dt_s, ZoneInfo(observation.site.timezone))
+        count = tail_steps(ends, self.dt_s)
+        beyond = Steps(
+            buy_eur_per_kwh=np.resize(buy, count), sell_eur_per_kwh=np.resize(sell, count), kind=kind[:count],
+            hour=hour[:count], month_ends=ends[:count],
+        )  # fmt: skip
+        tables = to_published_end(store.plant(), self.chain, steps, rest_of_month(store, self.chain, beyond))
+        self._kept = _Kept(until=until, store=store, begin=start, steps=steps, week_buy=buy, week_sell=sell, tables=tables)
+        return np.asarray(tables[1])
 
     def _decision(self, observation: Observation, power_w: float, said: str, about: dict[str, Any]) -> Decision:
         packs = self._packs(observation)

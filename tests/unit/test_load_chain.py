@@ -260,14 +260,24 @@ def test_power_is_not_bought_above_the_peak():
         assert load_kw * 1e3 + bought < 40e3
 
 
-def test_what_a_day_shares_is_planned_once_and_decides_the_same():
-    policy, fresh = LoadChainPolicy(record(MADE), MADE), LoadChainPolicy(record(MADE), MADE)
+def test_a_plan_is_kept_while_it_is_the_same_and_decides_the_same():
+    policy = LoadChainPolicy(record(MADE), MADE)
     policy.decide(observation(load_kw=26.0))
-    kept = list(policy._rest)
-    warm = policy.decide(observation(load_kw=45.0))
-    assert list(policy._rest) == kept
-    cold = fresh.decide(observation(load_kw=45.0))
-    assert [p.power_w for p in warm.set_points] == [p.power_w for p in cold.set_points]
+    kept = policy._kept
+    later = {"starts_at": NOW + timedelta(minutes=45), "load_kw": 34.0, "peak_kw": 34.0}
+    price = observation().price_eur_per_kwh
+    dearer = Series(price.name, price.start, price.dt_s, price.values + 0.01 * (np.arange(len(price)) % 5))
+    for change, same in (
+        ({}, True),
+        ({"price_eur_per_kwh": dearer}, False),
+        ({"price_known_until": NOW.replace(hour=22)}, False),
+    ):
+        seen = observation(**later, **change)
+        fresh = LoadChainPolicy(record(MADE), MADE)
+        warm, cold = (one._planned(seen) for one in (policy, fresh))
+        assert warm == cold
+        assert (policy._kept is kept) is same
+        assert policy._kept.begin == (NOW if same else seen.starts_at)
 
 
 def test_an_older_load_says_less_of_now():
