@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--prices", type=Path, default=Path(".pulsebms/datasets/nl_day_ahead.csv"))
     parser.add_argument("--price-column", default="eur_per_kwh")
     parser.add_argument("--eur-per-kwh", type=float, default=1.0, help="of the price file's unit")
+    parser.add_argument("--scenarios", action="store_true", help="also an MPC that plans for scenarios of past errors; slow")
     parser.add_argument("--months", nargs="*", default=["2023-03", "2023-09"])
     options = parser.parse_args()
     if options.write_load:
@@ -174,6 +175,8 @@ def main() -> None:
             "MPC": policy_of(row("mpc", "MPC", None, {})),
             "HYBRID, load chain": policy_of(row("chain", "HYBRID", artefact, {}), artefact.files),
         }
+        if options.scenarios:
+            policies["MPC, scenarios"] = policy_of(row("mpc", "MPC", None, {"uncertainty": "scenarios"}))
         idle_eur = idle_peak_eur = 0.0
         for name, policy in policies.items():
             begun = time.process_time()

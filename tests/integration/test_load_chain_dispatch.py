@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
@@ -16,6 +17,7 @@ from test_learned_dispatch import NOW, passed_over, register, tick
 from core.pack import Pack
 from core.series import Series
 from core.twin import predict
+from serving.cli import main
 from serving.dispatch.inputs import AMBIENT, GRID_IMPORT, LOAD_ACTUAL, LOAD_FORECAST, PRICE, PV_ACTUAL, PV_FORECAST
 from serving.dispatch.runner import ProcessRunner
 from serving.site_loader import load_site
@@ -23,7 +25,9 @@ from stores.mongo.predictions import write_predictions
 from stores.mongo.telemetry import insert_telemetry, pack_document
 from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
+from stores.postgres.policies import ranked_policies
 from stores.postgres.series import write_series
+from training.artefacts import write_artefact
 
 DEMO = Path(__file__).parents[2] / "configs" / "sites" / "demo.yaml"
 
@@ -94,3 +98,22 @@ def test_one_that_does_not_fit_is_passed_over_with_its_reason(stores, site, runn
     result = tick(stores, site, runner)
     assert result.decision.source != "chain"
     assert why in passed_over(result)["chain"]
+
+
+def test_it_is_registered_as_hybrid_for_testing(stores, site, monkeypatch, tmp_path):
+    made = artefact(training={"config": {"name": "load-chain"}})
+    write_artefact(made, tmp_path / "artefact")
+    settings = stores.settings
+    for name, value in (
+        ("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url), ("MONGODB_URI", settings.mongodb_uri),
+        ("PULSEBMS_DATA", str(tmp_path / "data")),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["pulsebms", "artefact", "register", str(tmp_path), "--site", site.site_id])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    structlog.reset_defaults()
+    assert ended.value.code == 0
+    (row,) = ranked_policies(stores.pg, site.site_id, "testing")
+    assert (row.policy_type, row.name, row.update_interval_seconds) == ("HYBRID", "load-chain", 900)
+    assert row.config == {"artefact": made.sha256}
