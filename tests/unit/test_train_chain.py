@@ -103,6 +103,16 @@ def test_days_that_no_file_holds_are_named(folder):
         read_record(found.config, found.origin)
 
 
+def test_a_site_with_pv_is_counted_on_load_less_pv(folder, data):
+    text = CONFIG.format(folder=folder)
+    load = "  load: {path: " + f"{folder}/load.csv, column: load_w}}\n"
+    assert load in text
+    found = parse_config(text.replace(load, load + load.replace("load:", "pv:", 1).replace("}", ", scale: 0.25}")), "c.yaml")
+    both = read_record(found.config, found.origin)
+    assert both.load_kw == pytest.approx(0.75 * data.load_kw)
+    assert both.sha256() != data.sha256()
+
+
 def test_the_test_is_not_read(data, read):
     end = data.start + timedelta(seconds=len(data.load_kw) * data.dt_s)
     assert end == read.config.split.periods("Europe/Amsterdam").validation.end
