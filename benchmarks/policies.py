@@ -12,6 +12,7 @@ week's mean price. What a policy was allowed to know is in the table's name; num
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -48,17 +49,31 @@ FORECASTS, OPINIONS = (
     ),
 )
 EDGES = ("2015-01-01", "2022-01-01", "2023-01-01", "2024-01-01", "2025-01-01")
-FITS: dict[Information, tuple[FitSettings, tuple[int, ...], int]] = {
-    "published": (FitSettings(), (0,), 1),
-    "hourly_reveal": (
-        FitSettings(iterations=1500, learning_rate=2e-3, weight_decay=3e-2, input_noise=0.05, huber_delta=1.0), (0, 1, 2), 1,
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """How networks are made under a kind of information; names as in ValueConfig."""
+
+    fit: FitSettings
+    seeds: tuple[int, ...]
+    stride: int = 1
+    rounds: int = 0
+    memory_years: float | None = None
+
+
+FITS: dict[Information, Learning] = {
+    "published": Learning(fit=FitSettings(), seeds=(0,)),
+    "hourly_reveal": Learning(
+        fit=FitSettings(iterations=1500, learning_rate=2e-3, weight_decay=3e-2, input_noise=0.05, huber_delta=1.0),
+        seeds=(0, 1, 2),
     ),
-    "no_forecast": (
-        FitSettings(
-            hidden=(64, 64), iterations=2000, batch=512, learning_rate=1e-3, weight_decay=3e-2, input_noise=0.1, dropout=0.1,
-            huber_delta=5.0,
+    "no_forecast": Learning(
+        fit=FitSettings(
+            hidden=(64, 64), iterations=1000, batch=512, learning_rate=1e-3, weight_decay=0.1, input_noise=0.1, dropout=0.1,
+            huber_delta=5.0, average=0.998,
         ),
-        (0, 1, 2), 3,
+        seeds=(0, 1, 2), stride=3, rounds=2, memory_years=2.0,
     ),
 }  # fmt: skip
 COLUMNS = ("market, period", "policy", "% of perfect foresight", "less MPC: points [95 %]", "weeks won / lost", "EUR")
@@ -83,8 +98,8 @@ def report(table: Table, trained: Trained, rows: Rows, extra: dict[str, Run]) ->
 
 def fitted(task: ValueTask, table: Table, seeds: tuple[int, ...] | None = None) -> Trained:
     """Train as this kind of information is trained, and note what it took."""
-    settings, usual, stride = FITS[task.information]
-    trained = fit_task(task, settings, seeds or usual, stride)
+    how = FITS[task.information]
+    trained = fit_task(task, how.fit, seeds or how.seeds, how.stride, rounds=how.rounds, memory_years=how.memory_years)
     fits = ", ".join(f"{fit.cpu_s:.1f}" for fit in trained.fits)
     table.notes.append(
         f"{task.market.name}: training {fits} CPU-s a network, {trained.cpu_s:.1f} with data, targets and tuning; "
@@ -134,7 +149,7 @@ def reveal(paths: list[Path], column: str, unit: float) -> Table:
 
 def five_minute(market: Market, split: Split, table: Table) -> None:
     """Prices seen when their 5 minutes begin; nobody forecasts them."""
-    task = ValueTask(market=market, split=split, plant=plant(market), information="no_forecast")
+    task = ValueTask(market=market, split=split, plant=plant(market), information="no_forecast", clock_hours=True)
     trained = fitted(task, table)
     for rows in split.test:
         plain = {}

@@ -242,11 +242,40 @@ def _operate(
     return earned, level
 
 
+@_compiled
+def _followed(
+    price: FloatArray, marginals: FloatArray, n: int, up: int, down: int, ec: float, ed: float, w: float, kwh: float
+) -> FloatArray:
+    out = np.zeros((len(price), n))
+    after, before = np.zeros(n + 1), np.zeros(n + 1)
+    for t in range(len(price) - 1, -1, -1):
+        for s in range(n):
+            out[t, s] = (after[s + 1] - after[s]) / kwh
+        for s in range(n + 1):
+            move = best_move(price[t], marginals[t], s, up, down, ec, ed, w, kwh)
+            before[s] = profit(price[t], move, ec, ed, w, kwh) + after[s + move]
+        after, before = before, after
+    return out
+
+
 def perfect_foresight(price_eur_per_kwh: FloatArray, plant: Lattice) -> FloatArray:
     """Worth of a further kWh AFTER each step when all prices (T,) are known, EUR/kWh, (T, intervals). Exact; nothing is worth
     anything after the last step."""
     price = np.ascontiguousarray(price_eur_per_kwh, dtype=np.float64)
     found: FloatArray = _foresight(price, plant.intervals, *plant.vector())
+    return found
+
+
+def followed(price_eur_per_kwh: FloatArray, marginals: FloatArray, plant: Lattice) -> FloatArray:
+    """What a further kWh AFTER each step brought one who acted by `marginals` on prices (T,), EUR/kWh; both (T, intervals).
+
+    The policy's own value, by level, without the knowledge that hindsight has; not monotone. Acting by its mean given what was
+    known is policy improvement (Howard, Dynamic Programming and Markov Processes, 1960). Prices do not answer, so that one pass
+    values all levels. Nothing is worth anything after the last step.
+    """
+    price = np.ascontiguousarray(price_eur_per_kwh, dtype=np.float64)
+    said = np.ascontiguousarray(marginals, dtype=np.float64)
+    found: FloatArray = _followed(price, said, plant.intervals, *plant.vector())
     return found
 
 

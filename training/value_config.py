@@ -36,6 +36,8 @@ class FitSettings(BaseModel):
     """Standard deviation of the noise added to inputs, which are of the order of 1."""
     dropout: float = Field(default=0.0, ge=0, lt=1.0)
     huber_delta: float = Field(default=0.3, gt=0)
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the running mean of the weights that stays at each iteration; the mean acts. 0: the weights themselves act."""
     checkpoint_every: int = Field(default=250, ge=1)
     patience: int = Field(default=8, ge=1)
 
@@ -102,7 +104,19 @@ class ValueConfig(_Strict):
     """One network each; their mean is what acts."""
     stride: int = Field(default=1, ge=1)
     """Every so many steps are learned from; neighbours of short steps are alike."""
+    rounds: int = Field(default=0, ge=0, le=20)
+    """Policy improvements after learning from hindsight: each learns what energy was worth to one who acted by the networks."""
+    memory_years: float | None = Field(default=None, gt=0)
+    """Training steps are drawn by exp(-age / memory_years): recent ones count more; all alike when left out."""
+    clock_hours: bool = False
+    """Features by clock hours (policies.learned.layout, `energy-value-unforecast/2`); only with no_forecast."""
     chemistries: tuple[Chemistry, ...] = tuple(Chemistry)
+
+    @model_validator(mode="after")
+    def _clock_hours_without_forecast(self) -> ValueConfig:
+        if self.clock_hours and self.information != "no_forecast":
+            raise ValueError("clock_hours: only with information: no_forecast")
+        return self
 
 
 def parse_value_config(values: Mapping[str, Any], source: str) -> ValueConfig:

@@ -6,18 +6,21 @@ made anew at each step amounts to, since prices do not answer to what one plant 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.dynamic import FloatArray, Lattice, non_increasing, operate, perfect_foresight, rolling
+from optimizer.dynamic import FloatArray, IntArray, Lattice, followed, non_increasing, operate, perfect_foresight, rolling
 from policies.learned.layout import (
+    CLOCK_LAYOUT,
     FLOOR_EUR_PER_KWH,
     RECENT_STEPS,
     RESIDUAL_LAYOUT,
     UNFORECAST_LAYOUT,
     VALUE_LAYOUT,
+    clock_features,
     residual_features,
     unforecast_features,
     value_features,
@@ -43,6 +46,10 @@ DROPPED_D = 2
 TARGET_LIMIT = 8.0
 PHIS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 ERROR_SPANS_H = (3, 12, 24)
+CLOCK_STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
+"""Of the clock layout: prices so many steps back."""
+Said = Callable[[Rows, Array32, FloatArray | None], FloatArray]
+"""What energy is said to be worth on a range with these features and, for hourly_reveal, this plan, (T, n)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,13 @@ class ValueTask:
     information: Information
     correction: Correction = Correction()
     opinions: FloatArray | None = None
+    clock_hours: bool = False
+    """Only with no_forecast: features by clock hours, layout CLOCK_LAYOUT."""
+
+    @property
+    def layout(self) -> str:
+        """Name and version of the features."""
+        return CLOCK_LAYOUT if self.clock_hours else LAYOUTS[self.information]
 
     @property
     def horizon_steps(self) -> int:
@@ -111,6 +125,9 @@ class ValueTask:
         a, b = rows
         hour, weekday = self.market.hour()[a:b], self.market.weekday()[a:b]
         mean, spread = self.scale(rows)
+        if self.clock_hours:
+            season, within = self.market.season()[a:b] % 1.0, hour % 1.0
+            return clock_features(hour, weekday, season, within, self._clock_prices(rows), mean, spread)
         if self.information == "no_forecast":
             return unforecast_features(hour, weekday, self._recent(rows), self._profile(rows), mean, spread)
         steps = self.horizon_steps if self.information == "published" else 24 * self.market.steps_per_hour
@@ -154,28 +171,53 @@ class ValueTask:
         end = np.minimum(begin + hourly, len(profile))
         return np.asarray((sums[end] - sums[begin]) / (end - begin))
 
+    def _clock_prices(self, rows: Rows) -> FloatArray:
+        hourly, price = self.market.steps_per_hour, self.market.price_eur_per_kwh
+        early = int(self.market.step_of_day()[0]) % hourly  # steps of the first clock hour before the data begin
+        late = -(early + len(price)) % hourly
+        by_hour = np.concatenate([np.full(early, price[0]), price, np.full(late, price[-1])]).reshape(-1, hourly)
+        now = np.arange(rows[0], rows[1])
+        hour, within = (now + early) // hourly, (now + early) % hourly
+        whole = np.median(by_hour, axis=1)
+        running = by_hour[hour[0] : hour[-1] + 1]
+        so_far = np.stack([np.median(running[:, : k + 1], axis=1) for k in range(hourly)], axis=1)[hour - hour[0], within]
+        ahead = hour[:, None] + np.arange(24)[None, :]
+        past = whole[np.maximum(hour[:, None] - 1 - np.arange(24)[None, :], 0)]
+        days = [whole[np.maximum(ahead - 24 * k, 0)] for k in range(1, 8)]  # days[6]: what followed a week ago
+        latest = price[np.maximum(now[:, None] - np.array(CLOCK_STEPS), 0)]
+        return np.concatenate([so_far[:, None], latest, past, days[6], np.mean(days, axis=0)], axis=1)
+
     def value(self, network: Mlp, rows: Rows, features: Array32, plan: FloatArray | None) -> FloatArray:
         """What the network says that energy is worth, (T, n); `plan` is its base for hourly_reveal."""
         mean, spread = self.scale(rows)
         base = plan if self.information == "hourly_reveal" and plan is not None else mean[:, None]
         return non_increasing(base + spread[:, None] * network(features))
 
-    def supervised(self, rows: Rows, stride: int = 1) -> tuple[Array32, Array32]:
-        """Features and targets of every `stride`-th step of a range, without its first week and the last days of each part."""
-        day = self.market.steps_per_day
-        hours = self.market.steps_per_hour
-        span = rows[1] - rows[0] if hours == 1 else FIT_CHUNK_D * day
+    def supervised(self, rows: Rows, stride: int = 1, said: Said | None = None) -> tuple[Array32, Array32]:
+        """Features and targets at `learned_steps`. Targets: what energy was worth in hindsight, or, with `said`, to one who acted
+        by that."""
         xs, ys = [], []
-        for first in range(rows[0] + self.week, rows[1] - DROPPED_D * day, span):
-            part = (first, min(rows[1], first + span))
-            kept = slice(0, part[1] - part[0] - DROPPED_D * day, stride)
+        for part, kept in self._parts(rows, stride):
             plan = self.plan(part) if self.information == "hourly_reveal" else None
+            features = self.features(part, plan)
             mean, spread = self.scale(part)
             base = mean[:, None] if plan is None else plan
-            target = (self.hindsight(part) - base) / spread[:, None]
+            worth = self.hindsight(part) if said is None else followed(self.price(part), said(part, features, plan), self.plant)
+            target = (worth - base) / spread[:, None]
             ys.append(np.clip(target, -TARGET_LIMIT, TARGET_LIMIT).astype(np.float32)[kept])
-            xs.append(self.features(part, plan)[kept])
+            xs.append(features[kept])
         return np.concatenate(xs), np.concatenate(ys)
+
+    def learned_steps(self, rows: Rows, stride: int = 1) -> IntArray:
+        """Every `stride`-th step of a range, without its first week and the last days of each part."""
+        return np.concatenate([np.arange(*part)[kept] for part, kept in self._parts(rows, stride)])
+
+    def _parts(self, rows: Rows, stride: int) -> Iterator[tuple[Rows, slice]]:
+        day = self.market.steps_per_day
+        span = rows[1] - rows[0] if self.market.steps_per_hour == 1 else FIT_CHUNK_D * day
+        for first in range(rows[0] + self.week, rows[1] - DROPPED_D * day, span):
+            part = (first, min(rows[1], first + span))
+            yield part, slice(0, part[1] - part[0] - DROPPED_D * day, stride)
 
 
 def tuned(task: ValueTask) -> ValueTask:

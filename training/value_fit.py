@@ -8,6 +8,7 @@ was known. Every `checkpoint_every` iterations the network acts on validation da
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,9 +48,11 @@ def fit_network(
     score: Callable[[Mlp], float],
     *,
     seed: int = 0,
+    start: Mlp | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Fit `targets` (N, O) on `features` (N, F); `score` says what a network is worth on validation data, more is better.
+    `start`: a network of the same shape to go on from.
 
     Same seed, same result on one machine. Raises ValueError when a number is not finite.
     """
@@ -61,6 +64,10 @@ def fit_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _module(features.shape[1], targets.shape[1], settings)
+        if start is not None:
+            _set_weights(net, start)
+        acting = copy.deepcopy(net) if settings.average else net
+        weights, averaged = list(net.parameters()), list(acting.parameters())
         x, y = torch.from_numpy(features), torch.from_numpy(targets)
         optimiser = torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.iterations)
@@ -76,9 +83,13 @@ def fit_network(
             loss.backward()
             optimiser.step()
             schedule.step()
+            if settings.average:  # the mean is short at first, so that it forgets where it began
+                kept = min(settings.average, done / (done + 10.0))
+                with torch.no_grad():
+                    torch._foreach_lerp_(averaged, weights, 1.0 - kept)
             running += float(loss.detach())
             if done % settings.checkpoint_every == 0 or done == settings.iterations:
-                found = network_of_torch(net, settings.activation)
+                found = network_of_torch(acting, settings.activation)
                 reached = score(found)
                 history.append((done, running / settings.checkpoint_every, reached))
                 running = 0.0
@@ -91,6 +102,14 @@ def fit_network(
     assert best is not None  # noqa: S101 - the last iteration is a checkpoint
     cpu_s = time.process_time() - begun
     return Fit(network=best, score=top, iterations=done, best_at=best_at, cpu_s=cpu_s, history=history)
+
+
+def _set_weights(net: torch.nn.Sequential, start: Mlp) -> None:
+    linear = [part for part in net if isinstance(part, torch.nn.Linear)]
+    with torch.no_grad():
+        for part, (weight, bias) in zip(linear, start.layers, strict=True):
+            part.weight.copy_(torch.tensor(weight))
+            part.bias.copy_(torch.tensor(bias))
 
 
 def _module(inputs: int, outputs: int, settings: FitSettings) -> torch.nn.Sequential:

@@ -70,6 +70,12 @@ class Market:
         days = (first + np.arange(len(self.price_eur_per_kwh), dtype=np.int64)) // self.steps_per_day
         return (self.start.weekday() + days) % 7
 
+    def season(self) -> FloatArray:
+        """Years of 365.25 days since the beginning of 2000, of which the fraction says the season."""
+        first = (self.start - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds()
+        seconds = first + self.dt_s * np.arange(len(self.price_eur_per_kwh))
+        return np.asarray(seconds / (365.25 * 86400.0), dtype=np.float64)
+
     def index(self, day: date) -> int:
         """First step at or after the start of a day, within [0, T]."""
         at = datetime(day.year, day.month, day.day, tzinfo=UTC)

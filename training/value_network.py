@@ -12,7 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from policies.learned.artefact import Artefact
 from policies.learned.network import Mlp
 from training.artefacts import make_artefact, write_artefact
 from training.value_config import FitSettings, ValueConfig
-from training.value_data import LAYOUTS, Rows, ValueTask, tuned
+from training.value_data import Rows, Said, ValueTask, tuned
 from training.value_fit import Fit, fit_network
 from training.value_market import Split, read_market, split_by_dates, split_by_half
 from training.value_score import compare
@@ -81,7 +81,9 @@ def task_of(config: ValueConfig) -> ValueTask:
     else:
         dates = (split.train_from, split.validate_from, split.validate_until)
         made = split_by_dates(market, [item for item in dates if item is not None])
-    return ValueTask(market=market, split=made, plant=plant, information=config.information, opinions=opinions)
+    return ValueTask(
+        market=market, split=made, plant=plant, information=config.information, opinions=opinions, clock_hours=config.clock_hours
+    )
 
 
 def fit_task(
@@ -90,12 +92,18 @@ def fit_task(
     seeds: tuple[int, ...] = (0,),
     stride: int = 1,
     progress: Progress | None = None,
+    *,
+    rounds: int = 0,
+    memory_years: float | None = None,
 ) -> Trained:
-    """Tune the MPC's correction, fit one network a seed, choose the gate. Looks at training and validation data only."""
+    """Tune the MPC's correction, fit one network a seed, choose the gate. Looks at training and validation data only.
+
+    Hindsight overrates waiting: it knows the next spike. In each of the `rounds` the networks go on from where they are, to what
+    energy was worth to one who acted by their mean.
+    """
     begun = time.process_time()
     task = tuned(task)
     rows = task.split.validate
-    features, targets = task.supervised(task.split.train, stride)
     best = task.run(task.hindsight(rows), rows)
     plan = task.plan(rows)
     mpc = task.run(plan, rows)
@@ -104,10 +112,20 @@ def fit_task(
     def score(network: Any) -> float:  # noqa: ANN401 - a network or a mean of networks
         return task.run(task.value(network, rows, seen, plan), rows).total_eur / best.total_eur
 
-    fits = []
-    for seed in seeds:
-        told = None if progress is None else (lambda done, total, at, s=seed: progress(f"seed {s}", done, total, at))
-        fits.append(fit_network(features, targets, settings, score, seed=seed, progress=told))
+    drawn = _draw(task, stride, memory_years)
+    fits: list[Fit] = []
+    for turn in range(rounds + 1):
+        features, targets = task.supervised(task.split.train, stride, _said(task, fits) if fits else None)
+        features, targets = features[drawn], targets[drawn]
+        before, fits = fits, []
+        for k, seed in enumerate(seeds):
+            name = f"seed {seed}" + (f", round {turn}" if turn else "")
+            told = None if progress is None else (lambda done, total, at, n=name: progress(n, done, total, at))
+            start = before[k].network if before else None
+            fit = fit_network(features, targets, settings, score, seed=seed + 1000 * turn, start=start, progress=told)
+            fits.append(
+                replace(fit, cpu_s=fit.cpu_s + before[k].cpu_s, history=before[k].history + fit.history) if before else fit
+            )
     said = task.value(mean_network([fit.network for fit in fits]), rows, seen, plan)  # type: ignore[arg-type]
     runs = {share: task.run(share * said + (1.0 - share) * plan, rows) for share in SHARES}
     share = max(runs, key=lambda key: runs[key].total_eur)
@@ -125,18 +143,35 @@ def fit_task(
     return Trained(task=task, fits=tuple(fits), share=chosen, metrics=metrics, cpu_s=time.process_time() - begun)
 
 
+def _said(task: ValueTask, fits: list[Fit]) -> Said:
+    network: Any = mean_network([fit.network for fit in fits])
+    return lambda rows, features, plan: task.value(network, rows, features, plan)
+
+
+def _draw(task: ValueTask, stride: int, memory_years: float | None) -> Any:  # noqa: ANN401 - an index of NumPy
+    """Which of the training rows are learned from: all, or as many, drawn with the recent ones more often."""
+    if memory_years is None:
+        return slice(None)
+    steps = task.learned_steps(task.split.train, stride)
+    age = (task.split.train[1] - steps) * task.market.dt_s / (365.25 * 86400.0)
+    weight = np.exp(-age / memory_years)
+    return np.sort(np.random.default_rng(0).choice(len(steps), len(steps), p=weight / weight.sum()))
+
+
 def train_value(config: ValueConfig, run_dir: Path, progress: Progress | None = None) -> Artefact:
     """Train by a config and write `run_dir/artefact` and `run_dir/metrics.json`.
 
     Takes seconds to a minute and starts anew when it was killed: same config, same data, same result. Raises InputError for data
     that cannot be read and OSError when nothing can be written; what was in `run_dir/artefact` then stays or fails its hash.
     """
-    trained = fit_task(task_of(config), config.fit, config.seeds, config.stride, progress)
+    trained = fit_task(
+        task_of(config), config.fit, config.seeds, config.stride, progress, rounds=config.rounds, memory_years=config.memory_years
+    )
     task = trained.task
     artefact = make_artefact(
         {f"value{k}": fit.network for k, fit in enumerate(trained.fits)},
         kind="residual" if config.information == "hourly_reveal" else "energy_value",
-        layout=LAYOUTS[config.information],
+        layout=task.layout,
         chemistries=config.chemistries,
         information=("day_ahead_price_eur_per_kwh",),
         parameters={

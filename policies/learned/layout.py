@@ -14,6 +14,8 @@ Layout `energy-value/1`, for K steps ahead; prices relative to mean and spread (
 Its outputs are marginal values of stored energy AFTER the step, empty to full, relative to the same mean and spread.
 `energy-value-residual/1`: forecast errors, disagreement of forecasts and the MPC's marginals too; outputs are added to the MPC's.
 `energy-value-unforecast/1`: for prices that nobody forecasts: the last hour, the last day, and the profile of the last 7 days.
+`energy-value-unforecast/2`: the same by clock hours: medians of the running hour so far, of the last 24, of the 24 that followed
+a week ago, and means of the last 7 days at the 24 to come; weekday and season. Trained and measured, not served.
 Not here: the network (policies.learned.network), forecasts (optimizer.forecast).
 """
 
@@ -26,6 +28,7 @@ FloatArray = NDArray[np.float64]
 VALUE_LAYOUT = "energy-value/1"
 RESIDUAL_LAYOUT = "energy-value-residual/1"
 UNFORECAST_LAYOUT = "energy-value-unforecast/1"
+CLOCK_LAYOUT = "energy-value-unforecast/2"
 RECENT_STEPS = (0, 1, 2, 3, 6, 9, 12)
 """Of `energy-value-unforecast/1`: prices so many steps back; then means of the last 24 hours, one by one."""
 FLOOR_EUR_PER_KWH = 0.003
@@ -71,6 +74,30 @@ def unforecast_features(
         np.stack([np.sin(hour / 6.0 * np.pi), np.cos(hour / 6.0 * np.pi)], axis=1),
         log_spread(spread)[:, None],
         (np.concatenate([recent_eur_per_kwh, profile_eur_per_kwh], axis=1) - mean[:, None]) / spread[:, None],
+    ]
+    return _bounded(columns)
+
+
+def clock_features(
+    hour: FloatArray,
+    weekday: NDArray[np.int64],
+    season: FloatArray,
+    within_hour: FloatArray,
+    prices_eur_per_kwh: FloatArray,
+    mean: FloatArray,
+    spread: FloatArray,
+) -> NDArray[np.float32]:
+    """Layout `energy-value-unforecast/2`; `season` is the part of the year that has passed, `within_hour` that of the hour.
+
+    `prices` (T, R): medians of clock hours, which spikes leave alone, beside the latest prices.
+    """
+    day, year = hour / 12.0 * np.pi, season * 2.0 * np.pi
+    columns = [
+        np.stack([np.sin(day), np.cos(day), np.sin(2.0 * day), np.cos(2.0 * day), np.sin(year), np.cos(year)], axis=1),
+        2.0 * within_hour[:, None] - 1.0,
+        (weekday[:, None] == np.arange(7)[None, :]).astype(np.float64),
+        log_spread(spread)[:, None],
+        (prices_eur_per_kwh - mean[:, None]) / spread[:, None],
     ]
     return _bounded(columns)
 

@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 
 from core.errors import InputError
 from optimizer import dynamic
-from optimizer.dynamic import lattice, non_increasing, operate, perfect_foresight, rolling
+from optimizer.dynamic import followed, lattice, non_increasing, operate, perfect_foresight, rolling
 
 PLANT = lattice(capacity_wh=2e6, power_w=1e6, round_trip=0.9025, wear_eur_per_kwh=0.005, dt_s=3600.0, charge_steps=19)
 SMALL = lattice(capacity_wh=2e6, power_w=1e6, round_trip=0.81, wear_eur_per_kwh=0.005, dt_s=3600.0, charge_steps=3)
@@ -101,3 +101,21 @@ def test_terminal_value_keeps_energy():
     ahead, known = np.full((1, 3), 0.10), np.array([3])
     assert rolling(ahead, known, PLANT)[0, 0] == pytest.approx(0.95 * 0.095)
     assert rolling(ahead, known, PLANT, np.array([0.5]))[0, -1] > 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-100, 400).map(lambda thousandths: thousandths / 1000), min_size=1, max_size=10), st.integers(0, 99))
+def test_followed_is_what_operating_from_each_level_earns(price, seed):
+    price = np.array(price)
+    n, kwh = SMALL.intervals, SMALL.step_wh / 1000
+    said = non_increasing(np.random.default_rng(seed).uniform(0, 0.3, (len(price), n)))
+    found = followed(price, said, SMALL)
+    for t in range(len(price)):
+        earned = [operate(price[t + 1 :], said[t + 1 :], SMALL, start)[0].sum() for start in range(n + 1)]
+        assert found[t] == pytest.approx(np.diff(earned) / kwh, abs=1e-9)
+
+
+def test_followed_by_foresight_is_foresight():
+    price = np.array([0.05, 0.2, 0.01, 0.3, 0.02, 0.02, 0.15])
+    best = perfect_foresight(price, SMALL)
+    assert followed(price, best, SMALL) == pytest.approx(best)

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.artefact import ArtefactError
 from core.errors import InputError
 from optimizer.dynamic import lattice
 from policies.learned.artefact import read_artefact
 from policies.learned.value import energy_value
 from training.value_config import FitSettings, parse_value_config
 from training.value_data import Correction, ValueTask, tuned
-from training.value_market import Split, look_ahead, read_market, split_by_dates, split_by_half
-from training.value_network import fit_task, train_value
+from training.value_fit import fit_network
+from training.value_market import Market, Split, look_ahead, read_market, split_by_dates, split_by_half
+from training.value_network import _draw, fit_task, mean_network, train_value
 from training.value_score import Run, block_values, compare
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -76,6 +78,39 @@ def test_the_future_leaves_no_trace(market, information, now, seed):
         assert np.array_equal(seen.error_eur_per_kwh, changed.error_eur_per_kwh)
     plan = np.zeros((1, task(market).plant.intervals))
     assert np.array_equal(task(market, information).features(rows, plan), task(other, information).features(rows, plan))
+    if information == "no_forecast":
+        clock = [replace(task(item, information), clock_hours=True).features(rows) for item in (market, other)]
+        assert np.array_equal(*clock)
+
+
+def quarter_hours(days, first=START):
+    g = np.random.default_rng(5)
+    price = 0.08 + 0.02 * g.normal(size=96 * days)
+    none = np.zeros((96 * days, 0))
+    return Market(name="quarters", start=first, dt_s=900.0, price_eur_per_kwh=price, forecasts_eur_per_kwh=none, sha256="")
+
+
+@pytest.mark.parametrize("minutes", [0, 30])
+def test_features_by_clock_hours(minutes):
+    market = quarter_hours(60, START + timedelta(minutes=minutes))
+    made = replace(task(market, "no_forecast"), clock_hours=True)
+    rows = (1003, 1100)
+    seen = made.features(rows)
+    assert seen.shape == (97, 98)
+    mean, spread = made.scale(rows)
+    early = minutes // 15
+    price = market.price_eur_per_kwh
+    for k in (0, 5, 96):
+        now = rows[0] + k
+        hour = (now + early) // 4
+        whole = [np.median(price[max(0, 4 * h - early) : 4 * h - early + 4]) for h in range(hour)]
+        expected = [np.median(price[4 * hour - early : now + 1])]
+        expected += [price[now - lag] for lag in (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)]
+        expected += [whole[hour - 1 - j] for j in range(24)] + [whole[hour + j - 168] for j in range(24)]
+        expected += [np.mean([whole[hour + j - 24 * day] for day in range(1, 8)]) for j in range(24)]
+        assert seen[k, 15:] == pytest.approx(np.clip((np.array(expected) - mean[k]) / spread[k], -8, 8), abs=1e-4)
+    ranges = [made.features((1003, 1050)), made.features((1050, 1100))]
+    assert np.array_equal(np.concatenate(ranges), seen)
 
 
 def test_published_prices_are_the_real_ones(market):
@@ -146,6 +181,60 @@ def test_training_repeats_itself_and_acts_within_bounds(market, information):
         assert run.stored_kwh.max() <= one.task.plant.intervals * one.task.plant.step_wh / 1000 + 1e-6
 
 
+@pytest.mark.parametrize("information", ["hourly_reveal", "no_forecast"])
+def test_rounds_learn_what_the_policy_itself_earns(market, information):
+    made = task(market, information)
+    quick = QUICK.model_copy(update={"average": 0.99})
+    one, two = (fit_task(made, quick, (0, 1), rounds=2, memory_years=0.2) for _ in range(2))
+    assert one.metrics == two.metrics
+    assert len(one.fits) == 2
+    assert len(one.fits[0].history) == 3 * 2
+    # targets of a round are the policy's own worth, of the same steps and features
+    rows = made.split.train
+    network = mean_network([fit.network for fit in one.fits])
+    told = []
+
+    def said(part, features, plan):
+        told.append(part)
+        return one.task.value(network, part, features, plan)
+
+    features, targets = one.task.supervised(rows, 1, said)
+    again, hindsight = one.task.supervised(rows)
+    assert told
+    assert np.array_equal(features, again)
+    assert not np.allclose(targets, hindsight)
+
+
+def test_recent_steps_are_drawn_more_often(market):
+    made = task(market)
+    drawn = _draw(made, 1, 0.05)
+    steps = made.learned_steps(made.split.train)
+    assert len(drawn) == len(steps)
+    assert steps[drawn].mean() > steps.mean() + 100
+    assert _draw(made, 1, None) == slice(None)
+
+
+def test_a_fit_goes_on_from_a_network_and_averages_its_weights():
+    g = np.random.default_rng(0)
+    x = g.normal(size=(400, 3)).astype(np.float32)
+    y = (x @ np.array([[1.0], [-2.0], [0.5]])).astype(np.float32)
+
+    def score(network):
+        return -float(np.mean((network(x) - y) ** 2))
+
+    settings = FitSettings(hidden=(8,), iterations=300, checkpoint_every=300, huber_delta=5.0)
+    first = fit_network(x, y, settings, score)
+    still = settings.model_copy(update={"iterations": 1, "checkpoint_every": 1, "learning_rate": 1e-9})
+    for average in (0.0, 0.9):
+        on = fit_network(x, y, still.model_copy(update={"average": average}), score, start=first.network)
+        assert on.score == pytest.approx(first.score, abs=1e-4)
+    wild = settings.model_copy(update={"learning_rate": 0.05, "iterations": 60, "checkpoint_every": 60})
+    plain, averaged = (fit_network(x, y, wild.model_copy(update={"average": value}), score) for value in (0.0, 0.9))
+    assert not np.array_equal(plain.network.layers[0][0], averaged.network.layers[0][0])
+    with pytest.raises(ValueError, match="zip"):
+        fit_network(x, y, settings.model_copy(update={"hidden": (8, 8)}), score, start=first.network)
+
+
 def test_a_closed_gate_is_the_mpc(market):
     trained = replace(fit_task(task(market), QUICK), share=0.0)
     rows = trained.task.split.test[0]
@@ -202,6 +291,8 @@ def config(path, **changes):
         ({"split": {}}, "half"),
         ({"information": "clairvoyant"}, "information"),
         ({"seeds": []}, "seeds"),
+        ({"rounds": -1}, "rounds"),
+        ({"clock_hours": True}, "only with information: no_forecast"),
     ],
 )
 def test_bad_configs_are_named(tmp_path, changes, named):
@@ -223,3 +314,13 @@ def test_train_value_writes_what_serving_reads(tmp_path):
     record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert record["sha256"] == made.sha256
     assert record["history"]
+
+
+def test_a_network_by_clock_hours_is_refused_where_decisions_are_made(tmp_path):
+    path = write(tmp_path / "zone.csv", price=series()[0])
+    settings = config(path, information="no_forecast", clock_hours=True, rounds=1, memory_years=1.0)
+    made = train_value(parse_value_config(settings, "value.yaml"), tmp_path / "run", None)
+    assert made.metadata.layout == "energy-value-unforecast/2"
+    assert made.metadata.training["config"]["rounds"] == 1
+    with pytest.raises(ArtefactError, match="energy-value-unforecast/2"):
+        energy_value(made)
