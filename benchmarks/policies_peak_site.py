@@ -53,7 +53,7 @@ COLUMNS = (
     "policy",
     "saved, EUR",
     "peak, kW",
-    "peak's part, EUR",
+    "of it by the peak, EUR",
     "full cycles",
     "decided itself, %",
     "ms, median / p99",
@@ -188,7 +188,7 @@ def main() -> None:
             sums.setdefault(name, []).append(saved)
             low, high = 1000 * np.quantile(trace.latency_s, [0.5, 0.99])
             table.add(
-                text, name, round(saved, 1), round(float(trace.grid_w.max()) / 1000, 1), round(idle_peak_eur - found.peak_eur, 1),
+                text, name, round(saved, 1), round(float(trace.grid_w.max()) / 1000, 1), round(found.peak_eur - idle_peak_eur, 1),
                 round(found.full_cycles, 1), round(100 * float(trace.decided.mean()), 1), f"{low:.0f} / {high:.0f}",
             )  # fmt: skip
             progress(
