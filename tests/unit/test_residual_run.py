@@ -17,6 +17,7 @@ from training_cases import config_text, write_prices
 from core.artefact import ArtefactError
 from core.decisions import Reason
 from core.errors import InputError
+from core.site import Tariff
 from envs.layout import LAYOUT_NAME
 from envs.residual_layout import BASE_LAYOUT_NAME, BaseLayout
 from policies.check import check_policy
@@ -167,8 +168,10 @@ def artefact(share=0.5, weight=-1.0, layout=BASE_LAYOUT_NAME, kind="residual"):
 
 @pytest.fixture(scope="module")
 def seen():
-    """With nine days of prices, and load, PV and temperature of the step before."""
+    """With nine days of prices, and load, PV and temperature of the step before; the price is all that counts, as for a base."""
     now = observation(back_h=HISTORY_H)
+    grid = now.site.grid.model_copy(update={"peak_price_eur_per_kw": 0.0})
+    now = replace(now, site=now.site.model_copy(update={"tariff": Tariff(), "grid": grid}))
 
     def longer(series):
         values = np.concatenate([series.values[:1], series.values])
