@@ -16,6 +16,7 @@ from core.decisions import Decision, Reason, SetPoint
 from core.policy_record import PolicyRecord
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
+from policies.learned.bounds import bounds_of
 from policies.learned.value import check_chemistries
 
 SQUASHES = ("clip", "tanh")
@@ -105,15 +106,14 @@ class ActorPolicy:
         return self.record.name
 
     def decide(self, observation: Observation) -> Decision:
-        """See Policy.decide; the action is a share of each pack's rated power."""
-        actions = self._actor.actions(observation)
+        """See Policy.decide; the action is a share of each pack's rated power, within its bounds, as in training."""
+        actions, bounds_w = self._actor.actions(observation), bounds_of(observation, observation.devices)
         points = []
-        for device, action in zip(observation.devices, actions.tolist(), strict=True):
+        for device, action, (charge_w, discharge_w) in zip(observation.devices, actions.tolist(), bounds_w.tolist(), strict=True):
             rated_w = device.max_discharge_power_w if action > 0 else device.max_charge_power_w
+            power_w = min(max(action * rated_w, -charge_w), discharge_w)
             reason = Reason.IDLE if action == 0 else Reason.PRICE_HIGH if action > 0 else Reason.PRICE_LOW
-            points.append(
-                SetPoint(device_id=device.device_id, power_w=action * rated_w, reason=reason, detail=f"action {action:.4f}")
-            )
+            points.append(SetPoint(device_id=device.device_id, power_w=power_w, reason=reason, detail=f"action {action:.4f}"))
         return Decision(
             site_id=observation.site.site_id,
             starts_at=observation.starts_at,

@@ -24,8 +24,9 @@ from core.policy_record import PolicyRecord
 from optimizer.peak_plan import PeakStore
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
+from policies.learned.bounds import bounds_of
 from policies.learned.chain_plan import MONTH_S, WEEK_S, Steps, best_power, rest_of_month, tail_steps, to_published_end
-from policies.learned.chain_store import bounds_of, shared, store_of
+from policies.learned.chain_store import shared, store_of
 from policies.learned.hybrid import ARTEFACT_KEY
 from policies.learned.load_chain import Chain, chain_of, local_clock
 from policies.learned.value import check_chemistries
@@ -88,16 +89,16 @@ class LoadChainPolicy:
     def decide(self, observation: Observation) -> Decision:
         """See Policy.decide; unable only where the MPC is."""
         try:
-            power_w, said, about = self._planned(observation)
-        except PolicyUnableError as error:
+            power_w, bounds_w, said, about = self._planned(observation)
+        except (PolicyUnableError, InputError) as error:
             return self._noted(self._mpc.decide(observation), "MPC", {"why": str(error)})
-        decision = self._decision(observation, power_w, said, about)
+        decision = self._decision(observation, power_w, bounds_w, said, about)
         if self.share == 1.0:
             return self._noted(decision, "load chain", about)
         return self._noted(self._mixed(decision, self._mpc.decide(observation)), "load chain and MPC", about)
 
-    def _planned(self, observation: Observation) -> tuple[float, str, dict[str, Any]]:
-        """(power of all packs in W, discharge positive; what is said of it, in words and for the record)."""
+    def _planned(self, observation: Observation) -> tuple[float, FloatArray, str, dict[str, Any]]:
+        """(power of all packs in W, discharge positive; each one's bounds; what is said of it, in words and for the record)."""
         self._check(observation)
         load_kw, lag_steps = self._measured(observation)
         packs = self._packs(observation)
@@ -108,7 +109,8 @@ class LoadChainPolicy:
         until, steps, chance, state = self._ahead(observation, load_kw, lag_steps)
         plant = store.plant()
         after = self._after_step(observation, store, until, steps)
-        charge_w, discharge_w = bounds_of(observation, packs).sum(axis=0)
+        bounds_w = bounds_of(observation, packs)
+        charge_w, discharge_w = bounds_w.sum(axis=0)
         peak_kw = observation.peak_incurred_w / 1000.0
         power_kw, gain_eur = best_power(
             plant, self.chain, steps, after, chance, soc, peak_kw, charge_w / 1000.0, discharge_w / 1000.0
@@ -122,7 +124,7 @@ class LoadChainPolicy:
             "store": {"capacity_kwh": store.capacity_kwh, "level": round(soc, 4)},
         }  # fmt: skip
         where = f"load {load_kw:.1f} kW (state {state} of {self.chain.states}), peak so far {peak_kw:.1f} kW"
-        return -1000.0 * power_kw, f"{where}, {gain_eur:.2f} EUR better than rest", about
+        return -1000.0 * power_kw, bounds_w, f"{where}, {gain_eur:.2f} EUR better than rest", about
 
     def _check(self, observation: Observation) -> None:
         """Raise PolicyUnableError with the first reason for which the MPC decides."""
@@ -232,9 +234,11 @@ class LoadChainPolicy:
         self._kept = _Kept(until=until, store=store, begin=start, steps=steps, week_buy=buy, week_sell=sell, tables=tables)
         return np.asarray(tables[1])
 
-    def _decision(self, observation: Observation, power_w: float, said: str, about: dict[str, Any]) -> Decision:
+    def _decision(
+        self, observation: Observation, power_w: float, bounds_w: FloatArray, said: str, about: dict[str, Any]
+    ) -> Decision:
         packs = self._packs(observation)
-        powers = shared(observation, packs, power_w)
+        powers = shared(observation, packs, power_w, bounds_w)
         reason = Reason.IDLE
         if power_w < 0:
             reason = Reason.PRICE_LOW

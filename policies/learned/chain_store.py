@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core.battery import capacity_wh
 from core.devices import DeviceConfig
 from core.limits import power_bounds
-from core.pack import Pack, condition_from_state
+from core.pack import Pack
 from optimizer.linearise import wear_cost
 from optimizer.peak_plan import PeakStore
 from policies.base import Observation, PolicyUnableError
@@ -35,7 +35,7 @@ def store_of(
     PolicyUnableError where no pack has energy or power between its limits.
     """
     span_wh, level, wear = np.zeros(len(packs)), np.zeros(len(packs)), np.zeros(len(packs))
-    power_w, loss = np.zeros((len(packs), 2)), np.zeros((len(packs), 2))
+    power_w, loss, by_id = np.zeros((len(packs), 2)), np.zeros((len(packs), 2)), observation.site.by_id()
     for k, device in enumerate(packs):
         state, limits = observation.states[device.device_id], observation.limits[device.device_id]
         low, high = limits.soc_min_pct, limits.soc_max_pct
@@ -48,7 +48,8 @@ def store_of(
         # At half power; I^2 R over P is P R over the voltage squared.
         loss[k] = 0.5 * power_w[k] * float(np.max(condition.resistance_ohm)) / float(np.max(condition.open_circuit_v)) ** 2
         loss[k, 0] += 1.0 - float(np.max(condition.coulomb_efficiency))
-        wear[k] = wear_cost(device.chemistry, state.soh_pct, observation.site.pack(device.device_id).replacement_eur_per_kwh)
+        own = by_id.get(device.device_id) or observation.site.pack(device.device_id)
+        wear[k] = wear_cost(device.chemistry, state.soh_pct, own.replacement_eur_per_kwh)
     total_wh, (charge_w, discharge_w) = float(span_wh.sum()), power_w.sum(axis=0).tolist()
     if not total_wh > 0 or not charge_w + discharge_w > 0:
         raise PolicyUnableError("the packs have no energy or power between their limits")
@@ -72,18 +73,6 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def bounds_of(observation: Observation, packs: Sequence[DeviceConfig]) -> FloatArray:
-    """(charge, discharge) in W that limits and measured state allow each pack in the interval, (packs, 2)."""
-    ambient_c = float(observation.ambient_c.window(observation.starts_at, 1, observation.interval_s)[0])
-    found = np.zeros((len(packs), 2))
-    for k, device in enumerate(packs):
-        state = observation.states[device.device_id]
-        condition = condition_from_state(device, state, observation.interval_s, ambient_c=ambient_c)
-        bounds = power_bounds(observation.limits[device.device_id], condition, observation.interval_s)
-        found[k] = bounds.charge_w[0], bounds.discharge_w[0]
-    return found
-
-
 def share_power(total_w: float, most_w: FloatArray, weight: FloatArray) -> FloatArray:
     """A power shared by weights, none above its most: what one cannot take, the others do. (packs,), all arguments >= 0.
 
@@ -105,12 +94,15 @@ def share_power(total_w: float, most_w: FloatArray, weight: FloatArray) -> Float
     return found
 
 
-def shared(observation: Observation, packs: Sequence[DeviceConfig], power_w: float) -> FloatArray:
-    """Power of each pack, W, discharge positive: by the energy that each may still give or take, within its bounds now."""
-    bounds, room = bounds_of(observation, packs), np.zeros(len(packs))
+def shared(observation: Observation, packs: Sequence[DeviceConfig], power_w: float, bounds_w: FloatArray) -> FloatArray:
+    """Power of each pack, W, discharge positive: by the energy that each may still give or take, within its bounds now.
+
+    `bounds_w` (packs, 2): as `policies.learned.bounds.bounds_of` gives them.
+    """
+    room = np.zeros(len(packs))
     for k, device in enumerate(packs):
         state, limits = observation.states[device.device_id], observation.limits[device.device_id]
         left_pct = limits.soc_max_pct - state.soc_pct if power_w < 0 else state.soc_pct - limits.soc_min_pct
         room[k] = capacity_wh(device, state.soh_pct) * max(left_pct, 0.0) / 100.0
-    side = bounds[:, 0] if power_w < 0 else bounds[:, 1]
+    side = bounds_w[:, 0] if power_w < 0 else bounds_w[:, 1]
     return np.asarray(np.sign(power_w) * share_power(abs(power_w), side, room))

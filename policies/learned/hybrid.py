@@ -9,6 +9,7 @@ where the learned part lacks an input, and the reason is on record. What the gat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,7 @@ from optimizer.problem import SiteProblem
 from policies.base import Observation, PolicyUnableError
 from policies.learned.actor import Actor, ObservationLayout
 from policies.learned.artefact import Artefact
+from policies.learned.bounds import bounds_of
 from policies.learned.layout import UNFORECAST_LAYOUT
 from policies.learned.value import EnergyValuePolicy, check_chemistries, energy_value
 from policies.mpc import MpcPolicy, decision_of
@@ -60,6 +62,10 @@ class HybridPolicy:
             if layout is None:
                 raise ArtefactError(f"artefact {artefact.sha256[:12]}: a residual needs the layout {artefact.metadata.layout!r}")
             self._actor = Actor(artefact, layout, "residual")
+        parameters = artefact.metadata.parameters
+        self._price_alone = "base" in parameters  # the table that it was trained on knows no fee and no peak
+        environment = parameters.get("environment")
+        self._revealed = isinstance(environment, dict) and environment.get("information") == "revealed"
 
     @property
     def name(self) -> str:
@@ -110,21 +116,42 @@ class HybridPolicy:
         return plan
 
     def _shifted(self, observation: Observation) -> Decision:
+        """The MPC's decision, shifted; as it is, with the reason, where the actor lacks something."""
+        decision = self._mpc.decide(observation)
+        try:
+            total_w = self._shifted_w(observation, {point.device_id: point.power_w for point in decision.set_points})
+        except PolicyUnableError as error:
+            return self._noted(decision, "MPC", str(error))
+        points = tuple(
+            point  # what could not be planned for rests
+            if point.reason is Reason.STOP
+            else replace(
+                point,
+                power_w=total_w[point.device_id],
+                detail=f"{point.detail}; learned shift {total_w[point.device_id] - point.power_w:.0f} W",
+            )
+            for point in decision.set_points
+        )
+        return self._noted(replace(decision, set_points=points), "residual", "")
+
+    def _shifted_w(self, observation: Observation, planned_w: Mapping[str, float]) -> dict[str, float]:
+        """Power of each pack, within its bounds: training projected the sum onto them too, and a wish beyond cost nothing."""
         actor = self._actor
         assert actor is not None  # noqa: S101 - decide asks only then
-        decision = self._mpc.decide(observation)
-        planned = {point.device_id: point for point in decision.set_points}
-        base = np.array([_share_of_rated(device, planned[device.device_id].power_w) for device in observation.devices])
+        site, devices = observation.site, observation.devices
+        fees = [name for name, value in site.tariff.model_dump().items() if value]
+        if self._price_alone and (fees or site.grid.peak_price_eur_per_kw > 0):
+            what = f"tariff.{fees[0]}" if fees else "a peak price"
+            raise PolicyUnableError(f"the residual was trained where the price is all that counts; the site has {what}")
+        until = observation.price_known_until
+        if self._revealed and (until is None or until > observation.ends_at):
+            raise PolicyUnableError("the residual was trained where prices are revealed step by step; here they are known ahead")
+        base = np.array([_share_of_rated(device, planned_w[device.device_id]) for device in devices])
         total = np.clip(base + self.share * actor.actions(observation, base), -1.0, 1.0)
-        points = []
-        for device, share in zip(observation.devices, total.tolist(), strict=True):
-            point = planned[device.device_id]
-            if point.reason is not Reason.STOP:  # what could not be planned for rests
-                power_w = share * (device.max_discharge_power_w if share > 0 else device.max_charge_power_w)
-                detail = f"{point.detail}; learned shift {power_w - point.power_w:.0f} W"
-                point = replace(point, power_w=power_w, detail=detail)
-            points.append(point)
-        return self._noted(replace(decision, set_points=tuple(points)), "residual", "")
+        rated_w = np.array([(device.max_charge_power_w, device.max_discharge_power_w) for device in devices]).reshape(-1, 2)
+        bounds_w = bounds_of(observation, devices)
+        power_w = np.clip(np.where(total > 0, total * rated_w[:, 1], total * rated_w[:, 0]), -bounds_w[:, 0], bounds_w[:, 1])
+        return dict(zip((device.device_id for device in devices), power_w.tolist(), strict=True))
 
     def _noted(self, decision: Decision, how: str, why: str) -> Decision:
         said: dict[str, Any] = {"decided_by": how, "share": self.share, "artefact": self.artefact.sha256}
@@ -136,7 +163,7 @@ class HybridPolicy:
 def _share_of_rated(device: DeviceConfig, power_w: float) -> float:
     """From -1 to 1, discharge positive: as the environment shows the base (envs.residual_layout)."""
     rated_w = device.max_discharge_power_w if power_w > 0 else device.max_charge_power_w
-    return float(np.clip(power_w / rated_w, -1.0, 1.0))
+    return float(np.clip(power_w / rated_w, -1.0, 1.0)) if rated_w > 0 else 0.0
 
 
 def _unforecast(artefact: Artefact) -> bool:

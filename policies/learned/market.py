@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.battery import capacity_wh
-from core.limits import power_bounds
-from core.pack import condition_from_state
 from optimizer.linearise import wear_cost
 from policies.base import Observation
+from policies.learned.bounds import bounds_of
 
 FloatArray = NDArray[np.float64]
 
@@ -63,21 +62,19 @@ def merit_order(offers: Offers, net_load_w: float, buy: float, sell: float) -> F
 def offers_of(observation: Observation, marginals: FloatArray, eta: float) -> Offers:
     """The packs' offers for the step, within what limits and measured state allow them now.
 
-    `marginals` (n,): EUR per stored kWh after the step, empty to full; `eta`: efficiency one way.
+    `marginals` (n,): EUR per stored kWh after the step, empty to full; `eta`: efficiency one way. PolicyUnableError where bounds
+    cannot be computed.
     """
-    ambient_c = float(observation.ambient_c.window(observation.starts_at, 1, observation.interval_s)[0])
     hours, n = observation.interval_s / 3600.0, len(marginals)
     rows, packs = [], observation.site.by_id()
-    for device in observation.devices:
+    for device, (charge_w, discharge_w) in zip(observation.devices, bounds_of(observation, observation.devices), strict=True):
         state, limits = observation.states[device.device_id], observation.limits[device.device_id]
-        condition = condition_from_state(device, state, observation.interval_s, ambient_c=ambient_c)
-        bounds = power_bounds(limits, condition, observation.interval_s)
         span_pct = max(limits.soc_max_pct - limits.soc_min_pct, 1e-9)
         piece_wh = max(capacity_wh(device, state.soh_pct) * span_pct / 100.0, 1e-6) / n
         level = min(max((state.soc_pct - limits.soc_min_pct) / span_pct, 0.0), 1.0) * n
         pack = packs.get(device.device_id) or observation.site.pack(device.device_id)
         wear = wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)
-        rows.append((level, piece_wh, bounds.charge_w[0] * hours * eta, bounds.discharge_w[0] * hours / eta, wear))
+        rows.append((level, piece_wh, charge_w * hours * eta, discharge_w * hours / eta, wear))
     level, piece_wh, charge_wh, discharge_wh, wear = np.array(rows, dtype=np.float64).reshape(-1, 5).T[:, :, None]
     filled = np.clip(level - np.arange(n), 0.0, 1.0)
     """Share of each piece, empty to full, that the pack holds."""

@@ -144,7 +144,7 @@ def unforecast_value(artefact: Artefact, share: float = 1.0) -> UnforecastValue:
         )
     except KeyError as error:
         raise ArtefactError(f"{where}: plant, parameters: {error} is missing") from None
-    except (InputError, TypeError, ValueError) as error:
+    except (InputError, TypeError, ValueError, OverflowError) as error:
         raise ArtefactError(f"{where}: plant, parameters: {error}") from None
     if 3600.0 % made.dt_s or not 1 <= made.profile_days <= WEEK_DAYS or not 0.0 <= made.phi <= 1.0:
         got = f"dt_s {made.dt_s:g}, correction_days {made.profile_days}, correction_phi {made.phi:g}"

@@ -26,6 +26,7 @@ from policies.learned.unforecast import UnforecastValue, unforecast_value
 
 FloatArray = NDArray[np.float64]
 HISTORY = timedelta(days=7)
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,17 @@ def energy_value(artefact: Artefact) -> EnergyValue:
     networks = tuple(artefact.network(name) for name in sorted(said.networks))
     try:
         steps, dt_s = int(said.parameters["horizon_steps"]), float(said.parameters["dt_s"])
-        eta = float(np.sqrt(said.plant["round_trip"]))
+        round_trip = float(said.plant["round_trip"])
     except KeyError as error:
         raise ArtefactError(f"artefact {artefact.sha256[:12]}: parameters: {error} is missing") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArtefactError(f"artefact {artefact.sha256[:12]}: parameters: {error}") from None
+    if not (steps > 0 and 0.0 < dt_s <= DAY_S and 0.0 < round_trip <= 1.0):
+        raise ArtefactError(
+            f"artefact {artefact.sha256[:12]}: parameters: got horizon_steps {steps}, dt_s {dt_s:g}, round_trip {round_trip:g}, "
+            "expected steps > 0, seconds of a day at most, a share"
+        )
+    eta = float(np.sqrt(round_trip))
     for network in networks:
         if network.inputs != 6 + steps:
             raise ArtefactError(f"artefact {artefact.sha256[:12]}: inputs: got {network.inputs}, expected {6 + steps}")

@@ -49,26 +49,28 @@ class StoredArtefacts:
             return known[1]
         files = self.files(record)
         policy_of(record, files)  # built for its checks: what does not fit is a reason, not a failure while deciding
-        needs = _needs_of(record, open_artefact(files).metadata)
+        needs = needs_of_artefact(record, open_artefact(files).metadata)
         self._needs[key] = (record, needs)
         return needs
 
 
-def _needs_of(record: PolicyRecord, metadata: Metadata) -> Needs:
-    """HYBRID needs what its floor, the MPC, needs; others what they were made to see."""
-    if record.policy_type == "HYBRID":
-        chemistries = frozenset(metadata.chemistries) & MPC_NEEDS.chemistries
-        return Needs(
-            predictions=True,
-            known_s=MPC_NEEDS.known_s,
-            information=frozenset(metadata.information),
-            chemistries=chemistries,
-        )
+def needs_of_artefact(record: PolicyRecord, metadata: Metadata) -> Needs:
+    """HYBRID needs what its floor, the MPC, needs; others what they were made to see.
+
+    Where the artefact was made for prices that nobody knows ahead, none need be known past the interval.
+    """
     environment = metadata.parameters.get("environment")
     said = environment.get("information") if isinstance(environment, dict) else metadata.parameters.get("information")
-    published = said in (None, "published")
+    price_s = MPC_NEEDS.known_s[PRICE] if said in (None, "published") else 0.0
+    if record.policy_type == "HYBRID":
+        return Needs(
+            predictions=True,
+            known_s={**MPC_NEEDS.known_s, PRICE: price_s},
+            information=frozenset(metadata.information),
+            chemistries=frozenset(metadata.chemistries) & MPC_NEEDS.chemistries,
+        )
     return Needs(
-        known_s={PRICE: MPC_NEEDS.known_s[PRICE]} if published else {PRICE: 0.0},
+        known_s={PRICE: price_s},
         information=frozenset(metadata.information),
         chemistries=frozenset(metadata.chemistries),
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+import structlog
+
 from core.artefact import ArtefactFiles
 from core.battery.cells import CELLS
 from core.devices import Chemistry
@@ -20,6 +22,7 @@ from policies.base import Observation
 from serving.dispatch.inputs import LOAD_FORECAST, PRICE, PV_FORECAST
 from serving.dispatch.policy_factory import NO_ARTEFACT
 
+log = structlog.get_logger()
 HOUR_S = 3600.0
 PRICE_KNOWN_S = 6 * HOUR_S
 """Day-ahead prices are known for 11 hours at least, just before the next day's come out: with less the feed has stopped, and a
@@ -104,6 +107,9 @@ def why_not(record: PolicyRecord, observation: Observation, artefacts: Artefacts
         needs = needs_of(record, artefacts)
     except PulseBmsError as error:
         return str(error)
+    except Exception as error:
+        log.exception("policy_not_built", policy=record.name)
+        return f"building it raised {type(error).__name__}: {error}"
     for device in observation.devices:
         if device.chemistry not in needs.chemistries:
             covered = ", ".join(sorted(needs.chemistries))

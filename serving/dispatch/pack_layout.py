@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,10 @@ def layout_of(artefact: Artefact) -> PackLayout:
     except InputError as error:
         raise ArtefactError(str(error)) from None
     timezone = str(given.get("timezone", "Europe/Amsterdam"))
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ArtefactError(f"{where}: parameters.timezone: got {timezone!r}, expected an IANA time zone") from None
     return PackLayout(config, float(dt_s), timezone, shows_base=said.layout == BASE_LAYOUT_NAME)
 
 

@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from learned_cases import SmallLayout, actor_artefact, observation, record, value_artefact
+from learned_cases import NETWORK_H, SmallLayout, actor_artefact, observation, record, value_artefact
 
 from core.artefact import ArtefactError
 from core.devices import Chemistry
@@ -23,13 +23,16 @@ from policies.base import PolicyUnableError
 from policies.check import PolicyContractError, check_policy
 from policies.learned.actor import ActorPolicy
 from policies.learned.artefact import open_artefact
+from policies.learned.bounds import bounds_of
 from policies.learned.hybrid import HybridPolicy
 from policies.learned.market import Offers, merit_order
 from policies.learned.value import EnergyValuePolicy, energy_value
 from policies.mpc import MpcPolicy
 from policies.rules import ThresholdRule
 from policies.rules_cycle import OneCycleRule
+from serving.dispatch.artefacts import needs_of_artefact
 from serving.dispatch.gate import gate
+from serving.dispatch.inputs import PRICE
 
 DEADLINE_S = 60.0
 
@@ -260,3 +263,64 @@ def test_one_cycle_charges_cheap_and_discharges_dear():
         for power_w in powers(rule.decide(later)).values():
             if power_w:
                 assert (power_w > 0) == (price[h] > np.median(list(price.values())))
+
+
+def shifting(share=0.9, **parameters):
+    made = actor_artefact("residual", parameters={"share": share, **parameters})
+    return HybridPolicy(record(made), made, SmallLayout())
+
+
+def test_a_residual_stays_within_bounds_as_in_training():
+    """Beyond them the gate would cut most of it, and the dispatcher would pass the policy over."""
+    for soc_pct in (9.5, 94.5):
+        seen = observation(soc_pct=soc_pct)
+        for policy in (shifting(), ActorPolicy(record(ACTOR), ACTOR, SmallLayout())):
+            decision = policy.decide(seen)
+            for device, (charge_w, discharge_w) in zip(seen.devices, bounds_of(seen, seen.devices), strict=True):
+                assert -charge_w - 1e-6 <= powers(decision)[device.device_id] <= discharge_w + 1e-6
+
+
+def test_a_residual_that_lacks_something_plans_once(seen, monkeypatch):
+    policy, calls, plan = shifting(), [], MpcPolicy.decide
+    monkeypatch.setattr(MpcPolicy, "decide", lambda self, given: calls.append(1) or plan(self, given))
+    monkeypatch.setattr(SmallLayout, "vectors", lambda self, given: (_ for _ in ()).throw(PolicyUnableError("no history")))
+    decision = policy.decide(seen)
+    assert decision.inputs["hybrid"] | {"artefact": ""} == {
+        "decided_by": "MPC",
+        "share": 0.9,
+        "why": "no history",
+        "artefact": "",
+    }
+    assert len(calls) == 1
+
+
+def test_a_residual_decides_only_where_it_was_trained_for(seen):
+    said = shifting(base={"policy": "mpc"}).decide(seen).inputs["hybrid"]
+    assert (said["decided_by"], "price is all that counts" in said["why"]) == ("MPC", True)
+    said = shifting(environment={"information": "revealed"}).decide(seen).inputs["hybrid"]
+    assert (said["decided_by"], "known ahead" in said["why"]) == ("MPC", True)
+    revealed = replace(seen, price_known_until=seen.ends_at)
+    assert shifting(environment={"information": "revealed"}).decide(revealed).inputs["hybrid"]["decided_by"] == "residual"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parameters": {"share": 1.0, "horizon_steps": None, "dt_s": 3600.0}},
+        {"parameters": {"share": 1.0, "horizon_steps": NETWORK_H, "dt_s": "an hour"}},
+        {"plant": {"round_trip": -1.0}},
+    ],
+)
+def test_numbers_that_cannot_be_are_an_artefact_error(changes):
+    with pytest.raises(ArtefactError, match="parameters"):
+        energy_value(value_artefact(**changes))
+
+
+@pytest.mark.parametrize(("information", "needed_s"), [("published", 6 * 3600.0), ("no_forecast", 0.0), ("revealed", 0.0)])
+def test_prices_need_be_known_ahead_only_where_training_knew_them(information, needed_s):
+    for parameters in ({"information": information}, {"environment": {"information": information}}):
+        said = value_artefact(parameters={"share": 1.0, "horizon_steps": NETWORK_H, "dt_s": 3600.0, **parameters}).metadata
+        for kind in ("RL", "HYBRID"):
+            needs = needs_of_artefact(replace(record(), policy_type=kind), said)
+            assert needs.known_s[PRICE] == needed_s
+            assert needs.predictions is (kind == "HYBRID")

@@ -21,6 +21,7 @@ from envs.data import Exogenous, whole
 from envs.engine import Engine
 from policies.base import PolicyUnableError
 from policies.learned.actor import ActorPolicy
+from policies.learned.bounds import bounds_of
 from serving.dispatch.pack_layout import LAYOUT, layout_of
 from serving.dispatch.policy_factory import policy_of
 from training.artefacts import make_artefact
@@ -198,8 +199,11 @@ def test_it_decides_for_each_pack_in_order_and_for_no_other_site():
     points = policy.decide(seen).set_points
     actions = np.clip(made.network("actor")(layout_of(made).vectors(seen))[0], -1.0, 1.0)
     assert [point.device_id for point in points] == [device.device_id for device in seen.devices]
-    for point, action, device in zip(points, actions, seen.devices, strict=True):
-        assert point.power_w == pytest.approx(float(action) * device.max_discharge_power_w, rel=1e-6)
+    for point, action, device, (charge_w, discharge_w) in zip(
+        points, actions, seen.devices, bounds_of(seen, seen.devices), strict=True
+    ):
+        wished_w = float(action) * device.max_discharge_power_w
+        assert point.power_w == pytest.approx(np.clip(wished_w, -charge_w, discharge_w), rel=1e-6)
     first, second = seen.devices
     assert first.chemistry is not second.chemistry
     for others in ((second, first), (first,), (first, second, second)):
