@@ -141,9 +141,12 @@ def test_hybrid_without_a_week_of_prices_is_its_floor(stores, site, runner):
 def residual(share):
     """An actor that is shown what the MPC decides, as `pulsebms train` makes one from a config with a base."""
     return make_artefact(
-        {"actor": mlp(BaseLayout(1, FORECAST_HOURS).size, 1, 5)}, kind="residual", layout=BASE_LAYOUT_NAME, chemistries=CHEMISTRIES,
+        {"actor": mlp(BaseLayout(1, FORECAST_HOURS).size, 1, 5)},
+        kind="residual",
+        layout=BASE_LAYOUT_NAME,
+        chemistries=CHEMISTRIES,
         parameters={"environment": {"packs": [{}], "forecast_hours": FORECAST_HOURS}, "dt_s": 900.0, "share": share},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("share", "by"), [(0.25, "residual"), (0.0, "MPC")])
