@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from optimizer.dynamic import FloatArray, IntArray, Lattice, followed, non_increasing, operate, perfect_foresight, rolling
 from policies.learned.layout import (
     CLOCK_LAYOUT,
+    CLOCK_STEPS,
     FLOOR_EUR_PER_KWH,
     RECENT_STEPS,
     RESIDUAL_LAYOUT,
@@ -46,8 +47,6 @@ DROPPED_D = 2
 TARGET_LIMIT = 8.0
 PHIS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 ERROR_SPANS_H = (3, 12, 24)
-CLOCK_STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
-"""Of the clock layout: prices so many steps back."""
 Said = Callable[[Rows, Array32, FloatArray | None], FloatArray]
 """What energy is said to be worth on a range with these features and, for hourly_reveal, this plan, (T, n)."""
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from optimizer.dynamic import FloatArray, IntArray
 from policies.learned.artefact import sha256_of
+from policies.learned.layout import season_of
 
 Information = Literal["published", "hourly_reveal", "no_forecast"]
 PUBLISHED_HOUR = 13
@@ -74,7 +75,7 @@ class Market:
         """Years of 365.25 days since the beginning of 2000, of which the fraction says the season."""
         first = (self.start - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds()
         seconds = first + self.dt_s * np.arange(len(self.price_eur_per_kwh))
-        return np.asarray(seconds / (365.25 * 86400.0), dtype=np.float64)
+        return season_of(np.asarray(seconds, dtype=np.float64))
 
     def index(self, day: date) -> int:
         """First step at or after the start of a day, within [0, T]."""

@@ -28,7 +28,7 @@ from policies.base import Observation, PolicyUnableError
 from policies.learned.actor import Actor, ObservationLayout
 from policies.learned.artefact import Artefact
 from policies.learned.bounds import bounds_of
-from policies.learned.layout import UNFORECAST_LAYOUT
+from policies.learned.unforecast import INPUTS as UNFORECAST_LAYOUTS
 from policies.learned.value import EnergyValuePolicy, check_chemistries, energy_value
 from policies.mpc import MpcPolicy, decision_of
 
@@ -167,7 +167,7 @@ def _share_of_rated(device: DeviceConfig, power_w: float) -> float:
 
 
 def _unforecast(artefact: Artefact) -> bool:
-    return artefact.metadata.kind == "energy_value" and artefact.metadata.layout == UNFORECAST_LAYOUT
+    return artefact.metadata.kind == "energy_value" and artefact.metadata.layout in UNFORECAST_LAYOUTS
 
 
 def _with_terminal(problem: SiteProblem, worth: np.ndarray[Any, np.dtype[np.float64]]) -> SiteProblem:

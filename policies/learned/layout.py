@@ -15,7 +15,7 @@ Its outputs are marginal values of stored energy AFTER the step, empty to full, 
 `energy-value-residual/1`: forecast errors, disagreement of forecasts and the MPC's marginals too; outputs are added to the MPC's.
 `energy-value-unforecast/1`: for prices that nobody forecasts: the last hour, the last day, and the profile of the last 7 days.
 `energy-value-unforecast/2`: the same by clock hours: medians of the running hour so far, of the last 24, of the 24 that followed
-a week ago, and means of the last 7 days at the 24 to come; weekday and season. Trained and measured, not served.
+a week ago, and means of the last 7 days at the 24 to come; weekday and season.
 Not here: the network (policies.learned.network), forecasts (optimizer.forecast).
 """
 
@@ -31,6 +31,8 @@ UNFORECAST_LAYOUT = "energy-value-unforecast/1"
 CLOCK_LAYOUT = "energy-value-unforecast/2"
 RECENT_STEPS = (0, 1, 2, 3, 6, 9, 12)
 """Of `energy-value-unforecast/1`: prices so many steps back; then means of the last 24 hours, one by one."""
+CLOCK_STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
+"""Of `energy-value-unforecast/2`: prices so many steps back, after the median of the running hour."""
 FLOOR_EUR_PER_KWH = 0.003
 LIMIT = 8.0
 
@@ -100,6 +102,11 @@ def clock_features(
         (prices_eur_per_kwh - mean[:, None]) / spread[:, None],
     ]
     return _bounded(columns)
+
+
+def season_of(since_2000_s: FloatArray) -> FloatArray:
+    """Years of 365.25 days since the beginning of 2000, from seconds; the fraction says the season."""
+    return np.asarray(since_2000_s / (365.25 * 86400.0), dtype=np.float64)
 
 
 def residual_features(

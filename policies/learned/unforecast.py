@@ -1,4 +1,4 @@
-"""What stored energy is worth where prices come without a forecast: a network of `energy-value-unforecast/1`, mixed with a plan.
+"""What stored energy is worth where prices come without a forecast: a network of `energy-value-unforecast/1` or `/2`, and a plan.
 
 The plan expects the mean of the same time on the last days, corrected by the latest error (AR(1)), by dynamic programming on the
 plant of training: the MPC that the network's gate was chosen against. `share` of the worth is the network's. Prices that the
@@ -9,7 +9,7 @@ a test holds the two equal), the step's merit order (policies.learned.market).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,31 @@ from core.errors import InputError
 from optimizer.dynamic import Lattice, lattice, non_increasing, rolling
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.layout import FLOOR_EUR_PER_KWH, RECENT_STEPS, UNFORECAST_LAYOUT, unforecast_features
+from policies.learned.layout import (
+    CLOCK_LAYOUT,
+    CLOCK_STEPS,
+    FLOOR_EUR_PER_KWH,
+    RECENT_STEPS,
+    UNFORECAST_LAYOUT,
+    clock_features,
+    season_of,
+    unforecast_features,
+)
 from policies.learned.network import Mlp
 
 FloatArray = NDArray[np.float64]
 DAY_S, WEEK_DAYS = 86_400.0, 7
-INPUTS = 6 + len(RECENT_STEPS) + 24 + 24
+HOURS = 24
+YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+INPUTS = {UNFORECAST_LAYOUT: 6 + len(RECENT_STEPS) + 2 * HOURS, CLOCK_LAYOUT: 15 + 1 + len(CLOCK_STEPS) + 3 * HOURS}
+"""By layout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnforecastValue:
     """Made by `unforecast_value`, which verifies layout, shapes and numbers."""
 
+    layout: str
     networks: tuple[Mlp, ...]
     plant: Lattice
     horizon_steps: int
@@ -74,28 +87,14 @@ class UnforecastValue:
         mean, spread = float(week.mean()), float(week.std()) + FLOOR_EUR_PER_KWH
         found = np.zeros(0)
         if self.share > 0:
-            features = self._features(past, at, day, step, mean, spread)
+            made = clock_features_at if self.layout == CLOCK_LAYOUT else unforecast_features_at
+            features = made(past, at, day, step, mean, spread)
             said = np.mean([network(features[0]) for network in self.networks], axis=0)
             found = non_increasing(mean + spread * said.astype(np.float64))
         if self.share == 1.0:
             return found
         planned = self._planned(past, day, step)
         return planned if self.share == 0.0 else non_increasing(self.share * found + (1.0 - self.share) * planned)
-
-    def _features(self, past: FloatArray, at: datetime, day: int, step: int, mean: float, spread: float) -> NDArray[np.float32]:
-        """Layout `energy-value-unforecast/1`, (1, INPUTS)."""
-        hourly = day // 24
-        hour_means = past[-day:].reshape(24, hourly).mean(axis=1)[::-1]  # of the hour that ends now, and those before it
-        recent = np.concatenate([past[[-1 - lag for lag in RECENT_STEPS]], hour_means])
-        profile = _profile(past, WEEK_DAYS, day).reshape(24, hourly).mean(axis=1)
-        return unforecast_features(
-            np.array([at.hour + at.minute / 60.0]),
-            np.array([at.weekday()]),
-            recent[None, :],
-            np.roll(profile, -(step // hourly))[None, :],
-            np.array([mean]),
-            np.array([spread]),
-        )
 
     def _planned(self, past: FloatArray, day: int, step: int) -> FloatArray:
         """The plan's marginals, (n,)."""
@@ -111,6 +110,34 @@ class UnforecastValue:
         return np.asarray(rolling(expected[None, :], np.array([self.horizon_steps]), self.plant)[0])
 
 
+def unforecast_features_at(
+    past: FloatArray, at: datetime, day: int, step: int, mean: float, spread: float
+) -> NDArray[np.float32]:
+    """Layout `energy-value-unforecast/1` of one decision, (1, inputs); `past`: seven days of `day` steps and today's so far."""
+    hourly = day // HOURS
+    hour_means = past[-day:].reshape(HOURS, hourly).mean(axis=1)[::-1]  # of the hour that ends now, and those before it
+    recent = np.concatenate([past[[-1 - lag for lag in RECENT_STEPS]], hour_means])
+    profile = _profile(past, WEEK_DAYS, day).reshape(HOURS, hourly).mean(axis=1)
+    return unforecast_features(
+        np.array([at.hour + at.minute / 60.0]), np.array([at.weekday()]), recent[None, :],
+        np.roll(profile, -(step // hourly))[None, :], np.array([mean]), np.array([spread]),
+    )  # fmt: skip
+
+
+def clock_features_at(past: FloatArray, at: datetime, day: int, step: int, mean: float, spread: float) -> NDArray[np.float32]:
+    """Layout `energy-value-unforecast/2` of one decision, (1, inputs)."""
+    hourly = day // HOURS
+    now = WEEK_DAYS * HOURS + step // hourly  # the running hour, of those that `past` begins
+    whole = np.median(past[: now * hourly].reshape(now, hourly), axis=1)
+    days = np.stack([whole[now - HOURS * k : now - HOURS * (k - 1)] for k in range(1, WEEK_DAYS + 1)])
+    prices = [[np.median(past[now * hourly :])], past[[-1 - lag for lag in CLOCK_STEPS]], whole[: -HOURS - 1 : -1], days[-1]]
+    hour = np.array([at.hour + at.minute / 60.0])
+    return clock_features(
+        hour, np.array([at.weekday()]), season_of(np.array([(at - YEAR_2000).total_seconds()])) % 1.0, hour % 1.0,
+        np.concatenate([*prices, days.mean(axis=0)])[None, :], np.array([mean]), np.array([spread]),
+    )  # fmt: skip
+
+
 def _profile(past: FloatArray, days: int, day: int) -> FloatArray:
     """Mean of each step of a day over the last whole days, (day,)."""
     return np.asarray(past[: WEEK_DAYS * day].reshape(WEEK_DAYS, day)[WEEK_DAYS - days :].mean(axis=0))
@@ -122,12 +149,13 @@ def unforecast_value(artefact: Artefact, share: float = 1.0) -> UnforecastValue:
     Raises ArtefactError when it is of another kind, layout or shape, or lacks a number that the plan needs.
     """
     said, where = artefact.metadata, f"artefact {artefact.sha256[:12]}"
-    if said.kind != "energy_value" or said.layout != UNFORECAST_LAYOUT:
+    if said.kind != "energy_value" or said.layout not in INPUTS:
         got = f"{said.kind!r}, {said.layout!r}"
-        raise ArtefactError(f"{where}: kind and layout: got {got}, expected 'energy_value', {UNFORECAST_LAYOUT!r}")
+        raise ArtefactError(f"{where}: kind and layout: got {got}, expected 'energy_value', {' or '.join(map(repr, INPUTS))}")
     networks = tuple(artefact.network(name) for name in sorted(said.networks))
     try:
         made = UnforecastValue(
+            layout=said.layout,
             networks=networks,
             plant=lattice(
                 capacity_wh=float(said.plant["capacity_wh"]),
@@ -149,8 +177,8 @@ def unforecast_value(artefact: Artefact, share: float = 1.0) -> UnforecastValue:
     if 3600.0 % made.dt_s or not 1 <= made.profile_days <= WEEK_DAYS or not 0.0 <= made.phi <= 1.0:
         got = f"dt_s {made.dt_s:g}, correction_days {made.profile_days}, correction_phi {made.phi:g}"
         raise ArtefactError(f"{where}: parameters: got {got}, expected a part of an hour, 1 to {WEEK_DAYS}, 0 to 1")
+    expected = (INPUTS[said.layout], made.plant.intervals)
     for network in networks:
-        if (network.inputs, network.outputs) != (INPUTS, made.plant.intervals):
-            got = f"({network.inputs}, {network.outputs})"
-            raise ArtefactError(f"{where}: shape of the network: got {got}, expected ({INPUTS}, {made.plant.intervals})")
+        if (network.inputs, network.outputs) != expected:
+            raise ArtefactError(f"{where}: shape of the network: got {(network.inputs, network.outputs)}, expected {expected}")
     return made

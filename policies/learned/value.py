@@ -19,9 +19,10 @@ from core.policy_record import PolicyRecord
 from optimizer.dynamic import non_increasing
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.layout import FLOOR_EUR_PER_KWH, RESIDUAL_LAYOUT, UNFORECAST_LAYOUT, VALUE_LAYOUT, value_features
+from policies.learned.layout import FLOOR_EUR_PER_KWH, RESIDUAL_LAYOUT, VALUE_LAYOUT, value_features
 from policies.learned.market import merit_order, offers_of
 from policies.learned.network import Mlp
+from policies.learned.unforecast import INPUTS as UNFORECAST_LAYOUTS
 from policies.learned.unforecast import UnforecastValue, unforecast_value
 
 FloatArray = NDArray[np.float64]
@@ -122,7 +123,7 @@ class EnergyValuePolicy:
     def __init__(self, record: PolicyRecord, artefact: Artefact, share: float = 1.0) -> None:
         self.record = record
         self.artefact = artefact
-        unforecast = artefact.metadata.layout == UNFORECAST_LAYOUT
+        unforecast = artefact.metadata.layout in UNFORECAST_LAYOUTS
         self._value: EnergyValue | UnforecastValue = unforecast_value(artefact, share) if unforecast else energy_value(artefact)
 
     @property

@@ -16,7 +16,7 @@ from policies.base import PolicyUnableError
 from policies.check import check_policy
 from policies.learned.artefact import open_artefact
 from policies.learned.hybrid import HybridPolicy
-from policies.learned.layout import RESIDUAL_LAYOUT, UNFORECAST_LAYOUT
+from policies.learned.layout import CLOCK_LAYOUT, RESIDUAL_LAYOUT, UNFORECAST_LAYOUT
 from policies.learned.unforecast import INPUTS, unforecast_value
 from policies.learned.value import EnergyValuePolicy
 from serving.dispatch.gate import gate
@@ -39,13 +39,13 @@ def prices(seed=0):
     return 0.08 + 0.04 * np.sin(2 * np.pi * (t / 96 - 0.3)) + 0.02 * g.normal(size=len(t))
 
 
-def task(values, phi=0.9, days=7):
+def task(values, phi=0.9, days=7, layout=UNFORECAST_LAYOUT):
     market = Market(
         name="m", start=START, dt_s=DT_S, price_eur_per_kwh=values, forecasts_eur_per_kwh=np.zeros((len(values), 0)), sha256=""
     )
     return ValueTask(
         market=market, split=split_by_half(market, 4), plant=lattice(**PLANT, dt_s=DT_S), information="no_forecast",
-        correction=Correction(phi=phi, days=days),
+        correction=Correction(phi=phi, days=days), clock_hours=layout == CLOCK_LAYOUT,
     )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def artefact(share=0.75, phi=0.9, days=7, seed=0, **changes):
         "parameters": {"share": share, "dt_s": DT_S, "horizon_steps": 96, "correction_phi": phi, "correction_days": days},
         "plant": PLANT,
     } | changes
-    return make_artefact({"value0": mlp(INPUTS, lattice(**PLANT, dt_s=DT_S).intervals, seed)}, **said)
+    inputs = INPUTS.get(said["layout"], 61)
+    return make_artefact({"value0": mlp(inputs, lattice(**PLANT, dt_s=DT_S).intervals, seed)}, **said)
 
 
 def seen_at(row, values, soc_pct=50.0):
@@ -74,12 +75,12 @@ def seen_at(row, values, soc_pct=50.0):
 @settings(max_examples=25, deadline=None)
 @given(
     row=st.integers(10 * 96, DAYS * 96 - 200), phi=st.sampled_from([0.0, 0.9]), days=st.sampled_from([1, 3, 7]),
-    share=st.sampled_from([0.0, 0.5, 1.0]),
+    share=st.sampled_from([0.0, 0.5, 1.0]), layout=st.sampled_from(list(INPUTS)),
 )  # fmt: skip
-def test_a_site_sees_what_training_saw(row, phi, days, share):
+def test_a_site_sees_what_training_saw(row, phi, days, share, layout):
     values = prices()
-    made = artefact(phi=phi, days=days)
-    trained, live = task(values, phi, days), unforecast_value(made, share)
+    made = artefact(phi=phi, days=days, layout=layout)
+    trained, live = task(values, phi, days, layout), unforecast_value(made, share)
     rows = (row, row + 1)
     plan = trained.plan((row, row + 97))[:1]  # the end of a range would shorten the horizon
     said = trained.value(made.network("value0"), rows, trained.features(rows), None)
@@ -87,13 +88,14 @@ def test_a_site_sees_what_training_saw(row, phi, days, share):
     np.testing.assert_allclose(found, (share * said + (1 - share) * plan)[0], atol=2e-6)
 
 
-def test_prices_after_the_step_leave_no_trace():
+@pytest.mark.parametrize("layout", list(INPUTS))
+def test_prices_after_the_step_leave_no_trace(layout):
     row, values = 12 * 96 + 37, prices()
     seen = seen_at(row, values)
     later = seen.price_eur_per_kwh.values.copy()
     later[row + 1 :] += 5.0
     changed = replace(seen, price_eur_per_kwh=replace(seen.price_eur_per_kwh, values=later))
-    live = unforecast_value(artefact(), 0.5)
+    live = unforecast_value(artefact(layout=layout), 0.5)
     np.testing.assert_array_equal(live.marginals(seen, seen.starts_at), live.marginals(changed, seen.starts_at))
 
 

@@ -14,6 +14,7 @@ from core.artefact import ArtefactError
 from core.errors import InputError
 from optimizer.dynamic import lattice
 from policies.learned.artefact import read_artefact
+from policies.learned.unforecast import unforecast_value
 from policies.learned.value import energy_value
 from training.value_config import FitSettings, parse_value_config
 from training.value_data import Correction, ValueTask, tuned
@@ -316,11 +317,12 @@ def test_train_value_writes_what_serving_reads(tmp_path):
     assert record["history"]
 
 
-def test_a_network_by_clock_hours_is_refused_where_decisions_are_made(tmp_path):
+def test_a_network_by_clock_hours_is_one_that_decides_without_a_forecast(tmp_path):
     path = write(tmp_path / "zone.csv", price=series()[0])
     settings = config(path, information="no_forecast", clock_hours=True, rounds=1, memory_years=1.0)
     made = train_value(parse_value_config(settings, "value.yaml"), tmp_path / "run", None)
     assert made.metadata.layout == "energy-value-unforecast/2"
     assert made.metadata.training["config"]["rounds"] == 1
+    assert unforecast_value(made).layout == made.metadata.layout
     with pytest.raises(ArtefactError, match="energy-value-unforecast/2"):
         energy_value(made)
