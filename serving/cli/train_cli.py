@@ -40,6 +40,7 @@ artefact_app = typer.Typer(help="Artefacts of learned policies.", no_args_is_hel
 console = Console()
 NEEDED = ("torch", "stable_baselines3", "gymnasium", "tensorboard")
 INTERRUPTED = 130
+DEFAULT_HORIZON_HOURS = 24
 ENERGY_VALUE, LOAD_CHAIN = "energy_value", "load_chain"
 
 
@@ -121,7 +122,9 @@ def register(
     name: str = typer.Option("", "--name", help="Name of the policy; default is the config's."),
     policy_type: str = typer.Option("", "--type", help="RL or HYBRID; default RL, and HYBRID for a residual and a load chain."),
     model_version: str = typer.Option("", "--version", help="Default: the first digits of the artefact's hash."),
-    horizon_hours: int = typer.Option(24, "--horizon", min=1, max=24 * 14, help="Of the plan (HYBRID)."),
+    horizon_hours: int | None = typer.Option(
+        None, "--horizon", min=1, max=24 * 14, help="Of the plan (HYBRID); default 24, and a residual's own."
+    ),
 ) -> None:
     """Store a trained policy's artefact in MongoDB and write its row of optimization_policies, status `testing`.
 
@@ -343,7 +346,7 @@ def _record(
     name: str,
     policy_type: str,
     model_version: str,
-    horizon_hours: int,
+    horizon_hours: int | None,
     source: str,
 ) -> PolicyRecord:
     """The row that a learned policy gets."""
@@ -355,16 +358,23 @@ def _record(
     called = name or (given.get("name") if isinstance(given, Mapping) else None)
     if not called:
         raise InputError(source=source, field="--name", value=None, expected="a name: the artefact's config has none")
-    dt_s = said.parameters.get("dt_s")
+    dt_s, base = said.parameters.get("dt_s"), said.parameters.get("base")
+    base = base if isinstance(base, Mapping) else {}
+    planned = base.get("horizon_hours")
+    if planned is not None and horizon_hours not in (None, planned):
+        expected = f"{planned}, the plan that the residual was trained on"
+        raise InputError(source="command line", field="--horizon", value=horizon_hours, expected=expected)
+    # The MPC of the row is the one that the residual was trained on.
+    kept = {key: base[key] for key in ("terminal_value_share",) if key in base}
     return PolicyRecord(
         policy_id=None,
         site_id=site,
         name=str(called),
         policy_type=kind,
-        config={"artefact": artefact.sha256},
+        config={"artefact": artefact.sha256, **kept},
         model_version=model_version or artefact.sha256[:12],
         training_date=trained_at,
         performance_metrics=dict(said.metrics),
-        horizon_hours=horizon_hours,
+        horizon_hours=horizon_hours or planned or DEFAULT_HORIZON_HOURS,
         update_interval_seconds=None if dt_s is None else int(dt_s),
     )

@@ -79,7 +79,8 @@ def test_an_artefact_becomes_a_policy_that_is_tested(stores, command, tmp_path):
 
 
 def test_a_residual_becomes_a_hybrid_policy(stores, command, tmp_path):
-    parameters = {"environment": {"forecast_hours": 24}, "dt_s": 900.0, "squash": "clip", "share": 0.15, "base": {"share": 0.3}}
+    base = {"policy": "mpc", "share": 0.3, "horizon_hours": 12, "terminal_value_share": 0.5}
+    parameters = {"environment": {"forecast_hours": 24}, "dt_s": 900.0, "squash": "clip", "share": 0.15, "base": base}
     metrics = {"gate_share": 0.15, "gain_over_base_pct": [0.1, 0.05, 0.15]}
     made = trained(
         tmp_path, width=WIDTH + 1, kind="residual", layout="environment-base/1", parameters=parameters, metrics=metrics
@@ -87,7 +88,10 @@ def test_a_residual_becomes_a_hybrid_policy(stores, command, tmp_path):
     code, shown = command(tmp_path, "--site", "demo")
     assert code == 0, shown
     (row,) = in_testing(stores)
-    assert (row.policy_type, row.horizon_hours, row.update_interval_seconds) == ("HYBRID", 24, 900)
+    assert (row.policy_type, row.horizon_hours, row.update_interval_seconds) == ("HYBRID", 12, 900)
+    assert row.config == {"artefact": made.sha256, "terminal_value_share": 0.5}
+    code, shown = command(tmp_path, "--site", "demo", "--horizon", "24")
+    assert (code, "expected 12" in shown) == (2, True)
     assert row.performance_metrics == metrics
     assert policy_of(row, load_artefact(stores.mongo, made.sha256)).share == 0.15
 
