@@ -19,6 +19,9 @@ from core.series import Series
 from core.twin import predict
 from envs.layout import Layout
 from envs.residual_layout import BASE_LAYOUT_NAME, BaseLayout
+from optimizer.dynamic import lattice
+from policies.learned.layout import CLOCK_LAYOUT
+from policies.learned.unforecast import INPUTS
 from serving.dispatch.artefacts import StoredArtefacts
 from serving.dispatch.inputs import AMBIENT, LOAD_FORECAST, PRICE, PV_FORECAST
 from serving.dispatch.pack_layout import LAYOUT
@@ -156,6 +159,31 @@ def test_a_residual_shifts_the_mpc_as_far_as_its_gate_is_open(stores, site, runn
     assert result.decision.source == "residual", passed_over(result)
     said = last_decision(stores.pg, site.site_id).inputs["hybrid"]
     assert (said["decided_by"], said["share"]) == (by, share), said
+
+
+def test_a_hybrid_for_prices_that_nobody_forecasts_decides_where_none_is_known_ahead(stores, site, runner):
+    """Quarter hours, the last one that which begins: the MPC may not plan on that, a policy that was made for it may."""
+    stores.pg.execute("DELETE FROM optimizer.site_series WHERE name = %s", (PRICE,))
+    start, steps = NOW - timedelta(days=9), 9 * 96 + 1
+    price = 0.10 + 0.08 * np.sin(np.arange(steps) / 96 * 2 * np.pi)
+    write_series(stores.pg, site.site_id, Series(PRICE, start, 900.0, price), start)
+    plant = {"capacity_wh": 2e6, "power_w": 1e6, "round_trip": 0.9025, "wear_eur_per_kwh": 0.005, "charge_steps": 4}
+    network = mlp(INPUTS[CLOCK_LAYOUT], lattice(**plant, dt_s=900.0).intervals, 2)
+    made = make_artefact(
+        {"value0": network}, kind="energy_value", layout=CLOCK_LAYOUT,
+        chemistries=CHEMISTRIES, plant=plant,
+        parameters={
+            "share": 0.75, "dt_s": 900.0, "horizon_steps": 96, "correction_phi": 0.9, "correction_days": 7,
+            "information": "no_forecast",
+        },
+    )  # fmt: skip
+    register(stores, site, value_artefact(share=0.5), "HYBRID", 0.999, "day ahead")
+    register(stores, site, made, "HYBRID", 0.99, "unforecast")
+    result = tick(stores, site, runner)
+    assert "known until" in passed_over(result)["day ahead"]
+    assert result.decision.source == "unforecast", passed_over(result)
+    said = last_decision(stores.pg, site.site_id).inputs["hybrid"]
+    assert (said["decided_by"], said["share"]) == ("worth of energy, step by step", 0.75), said
 
 
 def damage(stores, sha256):
