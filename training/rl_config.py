@@ -24,6 +24,8 @@ from envs.config import EnvConfig
 from envs.data import Period, Split
 from training.schedule import Scheduled, parse_schedule
 
+SHORTEST_BASE_S = 900.0
+"""Step of an environment with a base: a quarter hour of seven years is some 400 MB, its work grows with the square."""
 Activation = Literal["relu", "tanh", "silu"]
 
 
@@ -237,6 +239,8 @@ class RlConfig(ConfigModel):
             )
         if self.data.price_forecast is not None:
             raise ValueError("base: no data.price_forecast: a dispatcher has no forecasts beside published prices")
+        if self.data.dt_s < SHORTEST_BASE_S:
+            raise ValueError(f"base: data.dt_s of {SHORTEST_BASE_S:g} s or more: the table of shorter steps takes gigabytes")
         return self
 
     @model_serializer(mode="wrap")

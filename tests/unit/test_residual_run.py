@@ -67,6 +67,7 @@ def case(prices):
         ("    episode_steps: 40", "    episode_steps: 40\n    tariff: {tax_eur_per_kwh: 0.1}", "base", "tariff.tax_eur_per_kwh"),
         ("    episode_steps: 40", "    episode_steps: 40\n    grid: {peak_price_eur_per_kw: 3.0}", "base", "peak_price"),
         ("  dt_s: 3600.0", "  dt_s: 3600.0\n  price_forecast: {path: p.csv, column: f}", "base", "price_forecast"),
+        ("  dt_s: 3600.0", "  dt_s: 300.0", "base", "900 s or more"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(good, bad, field, words):
