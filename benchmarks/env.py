@@ -1,6 +1,6 @@
 """Steps per second of the environments, beside CityLearn and EV2Gym from their packages.
 
-    python -m benchmarks.env [--peers DIRECTORY] [--seconds 2] [--threads 2]
+    python -m benchmarks.env [--peers DIRECTORY] [--seconds 2] [--threads 2] [--window 0.1] [--batches 1 64 1024] [--only NAME]
 
 Random actions in [-1, 1], episodes of 672 steps, observations returned without a copy; batches of 1, 64, 1024, 8192. A step is a
 decision: a quarter hour in fifteen substeps of the circuit (60 s, as in device and twin) or in three, or five minutes in two.
@@ -20,6 +20,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -49,24 +50,25 @@ CASES = (
 BATCHES = (1, 64, 1024, 8192)
 TARGET_PER_S = 10e6
 WINDOW_S = 0.1
-"""Short, since others on a machine empty the caches: the best of many is what the code itself needs."""
+"""Short, since others on a machine empty the caches: the best of many is what the code itself needs. --window sets another: of
+0.005 some are a time slice of their own even on a busy machine."""
 KINDS = {"Pack-v0": PackVectorEnv, "Site-v0, 3 packs": SiteVectorEnv}
 PEERS = {"citylearn": ("citylearn==3.0.2",), "ev2gym": ("ev2gym==2.0.0", "pandapower", "numba", "psutil", "multicopula")}
 """What each needs; EV2Gym imports more than its metadata says."""
 INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900, 300
 
 
-def steps_per_s(env: PackVectorEnv | SiteVectorEnv, seconds: float) -> tuple[float, float]:
-    """Environment steps per CPU second and per second of wall time, each the best of windows of WINDOW_S."""
+def steps_per_s(env: PackVectorEnv | SiteVectorEnv, seconds: float, window_s: float = WINDOW_S) -> tuple[float, float]:
+    """Environment steps per CPU second and per second of wall time, each the best of windows of at least window_s."""
     rng = np.random.default_rng(0)
     actions = [rng.uniform(-1, 1, env.action_space.shape).astype(np.float32) for _ in range(16)]
     env.reset(seed=0)
     for action in actions:
         env.step(action)
     best_cpu = best_wall = 0.0
-    for _ in range(max(3, round(seconds / WINDOW_S))):
+    for _ in range(max(3, round(seconds / window_s))):
         done, cpu, wall = 0, time.process_time(), time.perf_counter()
-        while time.perf_counter() - wall < WINDOW_S:
+        while time.perf_counter() - wall < window_s:
             for action in actions:
                 env.step(action)
             done += len(actions) * env.num_envs
@@ -81,18 +83,21 @@ def make(name: str, case: Case, environments: int, threads: int = 1) -> PackVect
     return KINDS[name](environments, whole(sample_year(365, case.dt_s)), config, copy=False, threads=threads)
 
 
-def _one(name: str, case: Case, environments: int, seconds: float, ready: Barrier, rates: Queue[tuple[float, float]]) -> None:
+def _one(
+    name: str, case: Case, environments: int, seconds: float, window_s: float, ready: Barrier, rates: Queue[tuple[float, float]]
+) -> None:
     env = make(name, case, environments)
     steps_per_s(env, 0.1)
     ready.wait(RUN_TIMEOUT_S)
-    rates.put(steps_per_s(env, seconds))
+    rates.put(steps_per_s(env, seconds, window_s))
 
 
-def two_processes(name: str, case: Case, environments: int, seconds: float) -> tuple[float, float]:
+def two_processes(name: str, case: Case, environments: int, seconds: float, window_s: float) -> tuple[float, float]:
     """Steps of two processes of so many environments each: sum of their rates per CPU second, and per second."""
     context = multiprocessing.get_context("spawn")
     ready, rates = context.Barrier(2), context.Queue()
-    two = [context.Process(target=_one, args=(name, case, environments, seconds, ready, rates), daemon=True) for _ in range(2)]
+    arguments = (name, case, environments, seconds, window_s, ready, rates)
+    two = [context.Process(target=_one, args=arguments, daemon=True) for _ in range(2)]
     for process in two:
         process.start()
     made = [rates.get(timeout=RUN_TIMEOUT_S) for _ in two]
@@ -101,23 +106,26 @@ def two_processes(name: str, case: Case, environments: int, seconds: float) -> t
     return sum(cpu for cpu, _ in made), sum(wall for _, wall in made)
 
 
-def ours(seconds: float, threads: int) -> tuple[Table, list[str], float]:
+def ours(
+    seconds: float, threads: int, window_s: float, batches: Sequence[int], names: Sequence[str]
+) -> tuple[Table, list[str], float]:
     """The table; what the default pack makes at 1,024 in each case, in words; there per CPU second in the first case."""
     columns = ("environment", "step", "environments M", "steps / CPU s", f"steps / s, {threads} threads", "2 x M/2, CPU",
                "2 x M/2, wall", "2 x M, CPU", "2 x M, wall")  # fmt: skip
     table, verdicts, first = Table("PulseBMS environments", columns), [], 0.0
-    for name in KINDS:
+    for name in names:
         for case in CASES:
-            for m in BATCHES:
+            for m in batches:
                 progress(f"{name}, {case.text}, {m}")
                 single = make(name, case, m)
-                cpu, wall = steps_per_s(single, seconds)
+                cpu, wall = steps_per_s(single, seconds, window_s)
                 apart: list[float | None] = [None] * 4
                 if m >= 1024 and threads > 1:
                     spread = make(name, case, m, threads)
-                    wall = steps_per_s(spread, seconds)[1]
+                    wall = steps_per_s(spread, seconds, window_s)[1]
                     spread.close()
-                    apart = [*two_processes(name, case, m // 2, seconds), *two_processes(name, case, m, seconds)]
+                    half, full = (two_processes(name, case, size, seconds, window_s) for size in (m // 2, m))
+                    apart = [*half, *full]
                 table.add(name, case.text, m, cpu, wall, *apart)
                 if m == 1024 and name == "Pack-v0":
                     first = first or cpu
@@ -164,8 +172,11 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="directory of the peers' environments, outside the repository")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--window", type=float, default=WINDOW_S, help="seconds, of which the best counts")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()
-    table, verdicts, first = ours(arguments.seconds, arguments.threads)
+    table, verdicts, first = ours(arguments.seconds, arguments.threads, arguments.window, arguments.batches, arguments.only)
     print(table.markdown())
     if arguments.peers is not None:
         times = f"Pack-v0 at 1,024, {CASES[0].text}: times as many"
