@@ -160,6 +160,7 @@ class SiteLoop:
             # Ready first: whoever holds the lease can tick at once.
             self.runner.warm()
             warm_kernels()
+            self.dispatcher.bench.prepare(ranked_policies(self.stores.pg, self.options.site_id))
             settle_memory()
             if not self.options.dry_run:
                 self.keeper.start()

@@ -82,6 +82,15 @@ class PolicyBench:
             passed_over.append(found)
         return _stopped(observation, meter), passed_over
 
+    def prepare(self, records: Sequence[PolicyRecord]) -> None:
+        """Fetch and build the learned ones before a tick waits: the first load chain of an installation compiles for 20 s."""
+        for record in records:
+            if record.policy_type != "MPC":
+                try:
+                    self.artefacts.needs(record)
+                except Exception as error:  # noqa: BLE001 - the tick asks again and says why
+                    log.warning("policy_not_ready", policy=record.name, why=f"{type(error).__name__}: {error}")
+
     def close(self) -> None:
         """End what runs policies."""
         self.runner.close()

@@ -35,7 +35,7 @@ from stores.mongo.telemetry import insert_telemetry, pack_document
 from stores.postgres import leases
 from stores.postgres.decisions import last_decision
 from stores.postgres.devices import list_devices
-from stores.postgres.policies import register_policy, set_policy_status
+from stores.postgres.policies import ranked_policies, register_policy, set_policy_status
 from stores.postgres.series import write_series
 from training.artefacts import make_artefact
 
@@ -237,3 +237,18 @@ def test_missing_artefacts_and_wrong_shapes_are_named(stores, site, runner):
     )  # fmt: skip
     store_artefact(stores.mongo, small.files)
     assert "shape of actor" in why_not(replace(row, config={"artefact": small.sha256}), observation, artefacts)
+
+
+def test_learned_policies_are_made_ready_before_the_first_tick(stores, site, runner, monkeypatch):
+    whole, broken = actor(), value_artefact()
+    register(stores, site, whole, "RL", 0.9, "whole")
+    register(stores, site, broken, "RL", 0.99, "broken")
+    damage(stores, broken.sha256)
+    bench = PolicyBench(runner, StoredArtefacts(stores))
+    bench.prepare(ranked_policies(stores.pg, site.site_id))
+    asked = []
+    monkeypatch.setattr("serving.dispatch.artefacts.load_artefact", lambda _mongo, sha256: asked.append(sha256) or broken.files)
+    lease = leases.acquire(stores.pg, site.site_id, "test", 60.0)
+    result = SiteDispatcher(stores, site.site_id, bench).tick(NOW, OPTIONS, lease)
+    assert result.decision.source in {"whole", "broken"}, passed_over(result)
+    assert asked == [broken.sha256]  # what could not be made ready is looked for again, the other is at hand
