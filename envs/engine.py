@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,12 @@ class Engine:
         edges = np.linspace(0, blocks, threads + 1).astype(int).tolist()
         shares = list(itertools.pairwise(edges))
         self._handed = [[Handed(self._given(buffers, share)) for share in shares] for buffers in self.both_buffers]
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """TypeError: what a step is given lies at this engine's addresses, a copy's steps would be this one's."""
+        raise TypeError(
+            "an environment is not copied or pickled: make another of the same config, and restore(snapshot()) into it"
+        )
 
     @property
     def clocks(self) -> NDArray[np.int64]:

@@ -1,5 +1,7 @@
 """Gymnasium's and Stable-Baselines3's contracts, single against batched, seeds, reward, options, bad configs."""
 
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 
 import gymnasium
@@ -241,3 +243,12 @@ def test_bad_actions_are_named():
         many.step(np.zeros((2, 1), np.float32))
     with pytest.raises(InputError, match="one pack"):
         PackEnv(DATA, {"packs": [{}, {}]})
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_environment_is_not_copied_by_accident(how):
+    """Compiled steps know its arrays by their addresses."""
+    made = PackVectorEnv(2, DATA, {"episode_steps": 96})
+    with pytest.raises(TypeError, match="snapshot"):
+        how(made.engine)
+    made.close()
