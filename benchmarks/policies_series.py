@@ -9,19 +9,25 @@ Five-minute prices, from hourly day-ahead ones P(h). They are seen when their in
 That is the shape of balancing and real-time prices: mean-reverting noise around the day-ahead price and short, tall spikes,
 likelier at the ramps (Weron, Int. J. Forecasting 30 (2014) 1030, section 3.8: regime switching).
 
-Not here: reading real series (training.value_market).
+`python -m benchmarks.policies_series HOURLY OUT` writes such a file. Not here: reading real series (training.value_market).
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import sys
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 from numba import njit
 
+from core.errors import InputError
 from optimizer.dynamic import FloatArray, IntArray
 from policies.learned.artefact import sha256_of
-from training.value_market import Market, trailing
+from training.value_market import Market, read_market, trailing
 
 NOISE_SHARE, NOISE_STEPS = 0.35, 9.0
 RAMP_START, OTHER_START, SURPLUS_START, END = 1 / 300, 1 / 1500, 1 / 1200, 1 / 6
@@ -68,3 +74,29 @@ def five_minute_prices(market: Market, seed: int = 0) -> Market:
         forecasts_eur_per_kwh=np.zeros((total, 0)),
         sha256=sha256_of(made.tobytes()),
     )
+
+
+def main() -> None:
+    """Write a file of 5-minute prices made by the model."""
+    arguments = argparse.ArgumentParser(description="5-minute prices by the model, from a file of hourly ones")
+    arguments.add_argument("hourly", type=Path, help="CSV of hourly prices, as `pulsebms data fetch` keeps them")
+    arguments.add_argument("out", type=Path, help="CSV to write (.gz is compressed): utc, eur_per_kwh")
+    arguments.add_argument("--price-column", default="eur_per_kwh")
+    arguments.add_argument("--eur-per-kwh", type=float, default=1.0, help="of the file's unit; EUR/MWh: 0.001")
+    arguments.add_argument("--seed", type=int, default=0)
+    given = arguments.parse_args()
+    try:
+        market = five_minute_prices(read_market(given.hourly, given.price_column, (), given.eur_per_kwh), given.seed)
+    except InputError as error:
+        sys.exit(str(error))
+    rows = (
+        f"{market.start + timedelta(seconds=market.dt_s * k):%Y-%m-%dT%H:%M:%SZ},{price:.6f}"
+        for k, price in enumerate(market.price_eur_per_kwh.tolist())
+    )
+    text = "utc,eur_per_kwh\n" + "\n".join(rows) + "\n"
+    given.out.write_bytes(gzip.compress(text.encode(), 1) if given.out.suffix == ".gz" else text.encode())
+    print(f"{given.out}: {len(market.price_eur_per_kwh):,} prices of 300 s from {market.start:%Y-%m-%d} on, seed {given.seed}")
+
+
+if __name__ == "__main__":
+    main()
