@@ -41,6 +41,8 @@ MARGINS = (0.0, 0.9, 0.99, 0.999)
 LEVEL = 0.95
 LEAST_MONTHS = 6
 """Of the validation, for a gate other than 0: an interval of fewer blocks says nothing."""
+LEAST_DAYS = 27
+"""Of a whole month."""
 PLAN_LEVELS = 6
 DAYS_BACK = (6, 10)
 """Weekends and working days that the MPC takes its loads from."""
@@ -98,7 +100,7 @@ def train_chain(config: ChainConfig, origin: Origin, run_dir: Path, progress: Pr
 
 
 def fit_chain(record: Record, config: ChainConfig, progress: Progress = lambda *_: None) -> Fitted:
-    """Looks at training and validation only. Raises ValueError for a load that does not vary."""
+    """Looks at training and validation only. Raises ValueError for loads and prices of which nothing can be learned."""
     begun = time.process_time()
     train = slice(*record.train)
     load, kind, hour = record.load_kw[train], record.kind[train], record.hour[train]
@@ -108,6 +110,8 @@ def fit_chain(record: Record, config: ChainConfig, progress: Progress = lambda *
     judged = _Judged(record, chain, store, config)
     best = judged.foresight()
     margins = {q: float(np.quantile(judged.missed(), q)) if q else 0.0 for q in MARGINS}
+    if not best.total_eur > 0:
+        raise ValueError("loads and prices of the validation with which a store could save something: foresight saves nothing")
     runs = judged.runs([(0.0, kw) for kw in margins.values()], progress)
     by_margin = dict(zip(margins, runs, strict=True))
     quantile = max(by_margin, key=lambda q: by_margin[q].total_eur)
@@ -115,7 +119,7 @@ def fit_chain(record: Record, config: ChainConfig, progress: Progress = lambda *
     found = dict(zip(SHARES, judged.runs([(share, margins[quantile]) for share in SHARES], progress), strict=True))
     share = max(found, key=lambda key: found[key].total_eur)
     gain = judged.compare(found[share], mpc, best.total_eur)
-    months = len(judged.months) - 1
+    months = judged.whole_months
     chosen = share if gain.low > 0.0 and months >= LEAST_MONTHS else 0.0
     metrics = {
         "validation_months": months,
@@ -210,6 +214,11 @@ class _Judged:
         self.left = float(np.clip(np.dot(after, before) / np.maximum(np.dot(before, before), 1e-9), 0.0, 1.0))
         """Of the latest error, a step later."""
 
+    @property
+    def whole_months(self) -> int:
+        """Of the validation: a cut one is a block, but says little."""
+        return int((np.diff(self.months) >= LEAST_DAYS * self.per_day).sum())
+
     def missed(self) -> FloatArray:
         """How far the MPC's forecast of the next step was too low on the training days, kW, >= 0."""
         error = self._error()
@@ -298,7 +307,9 @@ class _Judged:
         seen = np.where(target < until, inside, target - week * (-((until - 1 - target) // week)))
         error = record.load_kw[now - 1] - self.usual.at(now - 1, now - 1)
         load = self.usual.at(now[:, None], target) + error[:, None] * self.left ** np.arange(1, ahead + 2)
-        ends = record.month_ends[np.minimum(np.arange(rows[0], rows[1] + ahead + 1), len(record.load_kw) - 1)]
+        ahead_of = np.arange(rows[0], rows[1] + ahead + 1)
+        known = len(record.month_ends)
+        ends = np.where(ahead_of < known, record.month_ends[np.minimum(ahead_of, known - 1)], False)  # beyond the record none
         tables = plan(
             self.planning, self.buy[seen[:, 1:]], self.sell[seen[:, 1:]], np.ascontiguousarray(load[:, 1:]), ends, 0.0,
             np.zeros(len(ends)),

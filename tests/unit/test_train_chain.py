@@ -129,7 +129,7 @@ def test_a_month_of_validation_opens_no_gate_and_the_artefact_is_a_policy(folder
     assert made.metadata.parameters == {
         "share": 0.0, "dt_s": 3600.0, "net_of_pv": False, "timezone": "Europe/Amsterdam", "states": 13,
     }  # fmt: skip
-    assert made.metadata.metrics["validation_months"] == 2
+    assert made.metadata.metrics["validation_months"] == 1  # and a cut one
     assert json.loads((tmp_path / "metrics.json").read_text())["sha256"] == made.sha256
     assert {"run.json", "config.yaml"} <= {path.name for path in tmp_path.iterdir()}
     row = _record(made, datetime.now(UTC), "demo", "", "", "", 24, "run")
