@@ -22,8 +22,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
+from core.compiled import kept_on_disk
 from core.errors import InputError
 from optimizer.dynamic import FloatArray, IntArray
 from policies.learned.artefact import sha256_of
@@ -33,7 +33,7 @@ NOISE_SHARE, NOISE_STEPS = 0.35, 9.0
 RAMP_START, OTHER_START, SURPLUS_START, END = 1 / 300, 1 / 1500, 1 / 1200, 1 / 6
 
 
-@njit(cache=True)
+@kept_on_disk()
 def _five_minute(
     hourly: FloatArray, spread: FloatArray, step_of_day: IntArray, noise: FloatArray, chance: FloatArray, tall: FloatArray
 ) -> FloatArray:

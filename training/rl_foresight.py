@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from core.compiled import kept_on_disk
 from envs import variants as at
 from envs.engine import Engine
 from optimizer.dynamic import lattice, perfect_foresight
@@ -58,7 +58,7 @@ def foresight_actor(
     return act
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@kept_on_disk()
 def _best_powers(
     price: FloatArray, marginals: NDArray[np.float32], soc: FloatArray, plants: FloatArray, hours: float
 ) -> FloatArray:

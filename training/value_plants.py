@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 
+from core.compiled import kept_on_disk
 from optimizer.dynamic import FloatArray, Lattice, best_move
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -31,7 +31,7 @@ SHAPE = (SOC_POINTS, len(TEMPERATURES))
 
 
 def _compiled(function: _F) -> _F:
-    compiled: _F = njit(cache=True, error_model="numpy")(function)
+    compiled: _F = kept_on_disk(error_model="numpy")(function)
     return compiled
 
 
