@@ -1,6 +1,7 @@
 """`pulsebms` commands as processes for the tests of kills: started, read, killed, and looked for afterwards."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,10 @@ def until(condition, what, deadline_s=30.0):
 
 
 def start(arguments, environment, log, program=("-m", "serving.cli", "--json-logs")):
-    """`pulsebms ARGUMENTS`, or another program of ours, in a session of its own; what it says goes to the file `log`."""
+    """`pulsebms ARGUMENTS`, or another program of ours, in a session of its own; what it says goes to the file `log`.
+
+    It heeds SIGINT even where the tests do not: a shell without a terminal starts what it puts into the background without.
+    """
     with log.open("wb") as out:
         return subprocess.Popen(
             [sys.executable, *program, *arguments],
@@ -25,6 +29,7 @@ def start(arguments, environment, log, program=("-m", "serving.cli", "--json-log
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one call, no lock
         )
 
 
