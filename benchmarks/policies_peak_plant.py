@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer import peak_plan
+from optimizer import peak_plan, peak_walk
 from optimizer.peak_plan import LEFT_OVER, PeakStore
 
 __all__ = (
@@ -53,5 +53,5 @@ def chained(
 def operate(
     price: FloatArray, load: FloatArray, month_ends: NDArray[np.bool_], tables: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    saved, stored = peak_plan.operate(PLANT, price, load, month_ends, tables)
+    saved, stored = peak_walk.operate(PLANT, price, load, month_ends, tables)
     return np.asarray(saved), np.asarray(stored)

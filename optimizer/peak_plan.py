@@ -5,7 +5,8 @@ between its points it is linear. Where a month ends its peak is paid and the nex
 `plan`) or moves from state to state by probabilities (`chained`). In `chained`, a step's power is chosen either when its load is
 seen or before, knowing the state of the step before: a dispatcher's set point holds for an interval whose load nobody has
 measured yet. Bellman, Dynamic Programming, 1957. Not here: where loads and their states come from (policies.learned.load_chain),
-several packs (policies.learned.chain_policy).
+running a store by the tables (optimizer.peak_walk), several packs
+(policies.learned.chain_policy).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _lean(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's njit as the plans and what runs by them use it: kept on disk, without the GIL."""
     made: Callable[..., Any] = kept_on_disk(error_model="numpy", nogil=True)(function)
     return made
 
@@ -122,20 +124,20 @@ class PeakStore:
         return made
 
 
-@_compiled
+@compiled
 def level_of(k: int) -> int:
     """0, 1, -1, 2, -2, ...: of equal costs the gentlest goes first."""
     return (k + 1) // 2 * (1 if k % 2 else -1)
 
 
-@_compiled
+@compiled
 def power_of(p: Plant, level: int) -> float:
     """Power of a level in [-levels, levels], charge positive."""
     share: float = (abs(level) / p.levels) ** p.spacing
     return share * p.charge_kw if level > 0 else -share * p.discharge_kw
 
 
-@_compiled
+@compiled
 def after_power(p: Plant, soc: float, kw: float) -> tuple[float, float]:
     """(level after a step, kW at the meter) of a power, charge positive, as far as the store has energy or room."""
     if kw > 0:
@@ -145,7 +147,7 @@ def after_power(p: Plant, soc: float, kw: float) -> tuple[float, float]:
     return soc + kw / p.eta_discharge * p.dt_h / p.capacity_kwh, kw
 
 
-@_compiled
+@compiled
 def after_level(p: Plant, soc: float, level: int) -> tuple[float, float]:
     """The same of a level of power in [-levels, levels]."""
     found: tuple[float, float] = after_power(p, soc, power_of(p, level))
@@ -238,7 +240,7 @@ def _mean(chance: FloatArray, rows: FloatArray, count: int, out: FloatArray) -> 
             out[j] += w0 * r0[j]
 
 
-@_compiled
+@compiled
 def at_point(p: Plant, table: FloatArray, soc: float, peak: float) -> float:
     """A table between its points."""
     socs = len(p.number)
@@ -250,7 +252,7 @@ def at_point(p: Plant, table: FloatArray, soc: float, peak: float) -> float:
     return value
 
 
-@_compiled
+@compiled
 def final(p: Plant, energy_eur_per_kwh: float, target_kw: float) -> FloatArray:
     """A plan's end: the peak is paid as it stands (the target where it is below), energy has a price."""
     socs, peak_kw = len(p.number), p.top_kw / (p.peaks - 1)
@@ -261,7 +263,7 @@ def final(p: Plant, energy_eur_per_kwh: float, target_kw: float) -> FloatArray:
     return table
 
 
-@_compiled
+@compiled
 def closed(p: Plant, table: FloatArray, target_kw: float) -> FloatArray:
     """Where a month ends its peak is paid and the next begins at none."""
     out, peak_kw = np.empty((len(p.number), p.peaks)), p.top_kw / (p.peaks - 1)
@@ -270,7 +272,7 @@ def closed(p: Plant, table: FloatArray, target_kw: float) -> FloatArray:
     return out
 
 
-@_compiled
+@compiled
 def foresight(p: Plant, buy: FloatArray, sell: FloatArray, load: FloatArray, month_ends: BoolArray) -> FloatArray:
     """Tables after each step, (T, socs, peaks); all known. The last step's end pays its peak whatever `month_ends` says."""
     out = np.zeros((len(buy), len(p.number), p.peaks))
@@ -283,7 +285,7 @@ def foresight(p: Plant, buy: FloatArray, sell: FloatArray, load: FloatArray, mon
     return out
 
 
-@_compiled
+@compiled
 def plan(
     p: Plant, buy_ahead: FloatArray, sell_ahead: FloatArray, load_ahead: FloatArray, month_ends: BoolArray, target_kw: float,
     rent: FloatArray,
@@ -312,7 +314,7 @@ def plan(
     return out
 
 
-@_compiled
+@compiled
 def chained(
     p: Plant, buy: FloatArray, sell: FloatArray, load: FloatArray, moves: FloatArray, month_ends: BoolArray, last: FloatArray,
     every: int, seen: bool,
@@ -346,7 +348,7 @@ def chained(
     return out
 
 
-@_compiled
+@compiled
 def expected_eur(
     p: Plant, powers_kw: FloatArray, soc: float, peak_kw: float, buy: float, sell: float, load: FloatArray, chance: FloatArray,
     tables: FloatArray, month_ends: bool,
@@ -364,89 +366,3 @@ def expected_eur(
                 cost = step_eur(p, buy, sell, load[c], kw)
                 out[m] += chance[c] * (cost + at_point(p, table, after, max(peak_kw, load[c] + kw)))
     return out
-
-
-@_compiled
-def operate(
-    p: Plant, price: FloatArray, load: FloatArray, month_ends: BoolArray, tables: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """EUR saved against an idle store at each step whose load is seen (peaks paid when they rise), kWh stored; both (T,).
-
-    From half full; import and export at the same price.
-    """
-    saved, stored = np.zeros(len(price)), np.zeros(len(price))
-    soc, peak, idle = 0.5, 0.0, 0.0
-    for t in range(len(price)):
-        best, chosen = 1e300, 0
-        for k in range(2 * p.levels + 1):
-            after, kw = after_level(p, soc, level_of(k))
-            cost = step_eur(p, price[t], price[t], load[t], kw) + at_point(p, tables[t], after, max(peak, load[t] + kw))
-            if cost < best - TIE_EUR:
-                best, chosen = cost, level_of(k)
-        soc, kw = after_level(p, soc, chosen)
-        bought = load[t] + kw
-        saved[t] = (-kw * price[t] - p.wear_eur_per_kwh * max(-kw, 0.0)) * p.dt_h
-        saved[t] -= p.peak_eur_per_kw * (max(bought - peak, 0.0) - max(load[t] - idle, 0.0))
-        peak, idle = max(peak, bought), max(idle, load[t])
-        stored[t] = soc * p.capacity_kwh
-        if month_ends[t]:
-            peak, idle = 0.0, 0.0
-    return saved, stored
-
-
-@_compiled
-def cheapest(
-    p: Plant, soc: float, peak_kw: float, buy: float, sell: float, load: FloatArray, chance: FloatArray, tables: FloatArray,
-    month_ends: bool,
-) -> float:  # fmt: skip
-    """The power of least mean cost: of the levels, and of those that bring a load to the peak or to 0. See `expected_eur`."""
-    even = 2 * p.levels + 1
-    powers = np.zeros(even + 2 * len(load))
-    for k in range(even):
-        powers[k] = power_of(p, level_of(k))
-    for c in range(len(load)):
-        powers[even + 2 * c] = min(max(peak_kw - load[c], -p.discharge_kw), p.charge_kw)
-        powers[even + 2 * c + 1] = min(max(-load[c], -p.discharge_kw), p.charge_kw)
-    cost = expected_eur(p, powers, soc, peak_kw, buy, sell, load, chance, tables, month_ends)
-    best = 0
-    for m in range(1, len(powers)):
-        if cost[m] < cost[best] - TIE_EUR:
-            best = m
-    kw: float = after_power(p, soc, powers[best])[1]
-    return kw
-
-
-@_compiled
-def walk(
-    p: Plant, buy: FloatArray, sell: FloatArray, load: FloatArray, month_ends: BoolArray, state_load: FloatArray,
-    chance: FloatArray, tables: FloatArray, plan_load: FloatArray, plan_tables: FloatArray, share: float, margin_kw: float,
-    account: FloatArray,
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """EUR saved against an idle store at each step, kWh stored after it; both (T,). Loads are seen after powers are chosen.
-
-    A power is `share` of the best by chances (T, B) of loads `state_load` (T, B) and `tables` (T, B, socs, peaks) after the step,
-    the rest of it of the best by one expected load (T,) and `plan_tables` (T, socs, peaks), which keeps `margin_kw` below the
-    peak. Tables are not yet closed where a step ends a month. `account`: level, month's peak, and that of an idle store, in kW;
-    begun with, and left as they end.
-    """
-    saved, stored, one = np.zeros(len(buy)), np.zeros(len(buy)), np.ones(1)
-    soc, peak, idle = account[0], account[1], account[2]
-    for t in range(len(buy)):
-        kw = 0.0
-        if share > 0.0:
-            kw += share * cheapest(p, soc, peak, buy[t], sell[t], state_load[t], chance[t], tables[t], month_ends[t])
-        if share < 1.0:
-            low = max(peak - margin_kw, 0.0)
-            kw += (1.0 - share) * cheapest(
-                p, soc, low, buy[t], sell[t], plan_load[t : t + 1], one, plan_tables[t : t + 1], month_ends[t]
-            )
-        soc, kw = after_power(p, soc, kw)
-        bought = load[t] + kw
-        saved[t] = step_eur(p, buy[t], sell[t], load[t], 0.0) - step_eur(p, buy[t], sell[t], load[t], kw)
-        saved[t] -= p.peak_eur_per_kw * (max(bought - peak, 0.0) - max(load[t] - idle, 0.0))
-        peak, idle = max(peak, bought), max(idle, load[t])
-        stored[t] = soc * p.capacity_kwh
-        if month_ends[t]:
-            peak, idle = 0.0, 0.0
-    account[0], account[1], account[2] = soc, peak, idle
-    return saved, stored

@@ -23,7 +23,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from core.errors import InputError
-from optimizer.peak_plan import PeakStore, Plant, foresight, plan, walk
+from optimizer.peak_plan import PeakStore, Plant, foresight, plan
+from optimizer.peak_walk import walk
 from policies.learned.artefact import Artefact
 from policies.learned.chain_plan import MONTH_S, SPACING, WEEK_S, Steps, rest_of_month, tail_steps, to_published_end
 from policies.learned.load_chain import CHAIN_LAYOUT, Chain, FloatArray, IntArray, count_chain, edges_of, local_clock

@@ -22,7 +22,8 @@ from core.devices import Chemistry
 from core.errors import InputError
 from core.series import Series
 from core.signal import DispatchSignal, SignalStep
-from optimizer.peak_plan import PeakStore, chained, closed, expected_eur, final, foresight, walk
+from optimizer.peak_plan import PeakStore, chained, closed, expected_eur, final, foresight
+from optimizer.peak_walk import walk
 from policies.base import PolicyUnableError
 from policies.check import check_policy
 from policies.learned.artefact import open_artefact
