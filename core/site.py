@@ -6,6 +6,7 @@ YAML (core.yamlconfig), which limit holds at a moment (core.limits).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -290,9 +291,10 @@ class SiteConfig(ConfigModel):
         _refuse_repeated([policy.name for policy in policies], "name")
         return policies
 
-    def by_id(self) -> dict[str, Pack]:
-        """Packs by device_id, made anew: for loops over devices, of which a site has up to thousands."""
-        return {pack.device_id: pack for pack in self.packs}
+    def packs_of(self, device_ids: Iterable[str]) -> dict[str, Pack]:
+        """The packs of these ids, in one pass: a site has up to thousands. InputError when one is none of the site's."""
+        by_id = {pack.device_id: pack for pack in self.packs}
+        return {device_id: by_id.get(device_id) or self.pack(device_id) for device_id in device_ids}
 
     def pack(self, device_id: str) -> Pack:
         """The pack of that id; InputError when the site has none."""

@@ -224,11 +224,11 @@ class MpcPolicy:
             )
             ambient_c = observation.ambient_c.window(start, steps, dt_s)
             terminal = self.config.terminal_value_share * float(np.mean(buy))
-            devices, packs = [], site.by_id()
+            devices, packs = [], site.packs_of(device.device_id for device in planned)
             for device in planned:
                 state = observation.states[device.device_id]
                 last = observation.last_plan.get(device.device_id)
-                pack = packs.get(device.device_id) or site.pack(device.device_id)
+                pack = packs[device.device_id]
                 economics = Economics(
                     wear_eur_per_kwh=self.config.wear_weight
                     * wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)

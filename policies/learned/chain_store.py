@@ -35,7 +35,8 @@ def store_of(
     PolicyUnableError where no pack has energy or power between its limits.
     """
     span_wh, level, wear = np.zeros(len(packs)), np.zeros(len(packs)), np.zeros(len(packs))
-    power_w, loss, by_id = np.zeros((len(packs), 2)), np.zeros((len(packs), 2)), observation.site.by_id()
+    power_w, loss = np.zeros((len(packs), 2)), np.zeros((len(packs), 2))
+    own = observation.site.packs_of(device.device_id for device in packs)
     for k, device in enumerate(packs):
         state, limits = observation.states[device.device_id], observation.limits[device.device_id]
         low, high = limits.soc_min_pct, limits.soc_max_pct
@@ -48,8 +49,7 @@ def store_of(
         # At half power; I^2 R over P is P R over the voltage squared.
         loss[k] = 0.5 * power_w[k] * float(np.max(condition.resistance_ohm)) / float(np.max(condition.open_circuit_v)) ** 2
         loss[k, 0] += 1.0 - float(np.max(condition.coulomb_efficiency))
-        own = by_id.get(device.device_id) or observation.site.pack(device.device_id)
-        wear[k] = wear_cost(device.chemistry, state.soh_pct, own.replacement_eur_per_kwh)
+        wear[k] = wear_cost(device.chemistry, state.soh_pct, own[device.device_id].replacement_eur_per_kwh)
     total_wh, (charge_w, discharge_w) = float(span_wh.sum()), power_w.sum(axis=0).tolist()
     if not total_wh > 0 or not charge_w + discharge_w > 0:
         raise PolicyUnableError("the packs have no energy or power between their limits")

@@ -66,14 +66,13 @@ def offers_of(observation: Observation, marginals: FloatArray, eta: float) -> Of
     cannot be computed.
     """
     hours, n = observation.interval_s / 3600.0, len(marginals)
-    rows, packs = [], observation.site.by_id()
+    rows, packs = [], observation.site.packs_of(device.device_id for device in observation.devices)
     for device, (charge_w, discharge_w) in zip(observation.devices, bounds_of(observation, observation.devices), strict=True):
         state, limits = observation.states[device.device_id], observation.limits[device.device_id]
         span_pct = max(limits.soc_max_pct - limits.soc_min_pct, 1e-9)
         piece_wh = max(capacity_wh(device, state.soh_pct) * span_pct / 100.0, 1e-6) / n
         level = min(max((state.soc_pct - limits.soc_min_pct) / span_pct, 0.0), 1.0) * n
-        pack = packs.get(device.device_id) or observation.site.pack(device.device_id)
-        wear = wear_cost(device.chemistry, state.soh_pct, pack.replacement_eur_per_kwh)
+        wear = wear_cost(device.chemistry, state.soh_pct, packs[device.device_id].replacement_eur_per_kwh)
         rows.append((level, piece_wh, charge_w * hours * eta, discharge_w * hours / eta, wear))
     level, piece_wh, charge_wh, discharge_wh, wear = np.array(rows, dtype=np.float64).reshape(-1, 5).T[:, :, None]
     filled = np.clip(level - np.arange(n), 0.0, 1.0)

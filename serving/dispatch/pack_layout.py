@@ -116,7 +116,8 @@ class PackLayout:
                 f"the actor needs prices of {HISTORY_DAYS} days before and load, PV around now: {error}"
             ) from None
         together = self._together(observation.devices)
-        whole_w, packs = sum(_rated_w(device) for device in observation.devices), observation.site.by_id()
+        whole_w = sum(_rated_w(device) for device in observation.devices)
+        packs = observation.site.packs_of(device.device_id for device in observation.devices)
         found = np.empty((len(together), self.size - self.base_columns), dtype=np.float32)
         for k, devices in enumerate(together):
             self._observe(observation, devices, sum(_rated_w(device) for device in devices) / whole_w, features, packs, found[k])
@@ -186,8 +187,7 @@ class PackLayout:
         circuit = np.zeros((1, count, 4))
         for p, device in enumerate(devices):
             state = observation.states[device.device_id]
-            own = packs.get(device.device_id) or observation.site.pack(device.device_id)
-            pack[0, p, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, own.replacement_eur_per_kwh)
+            pack[0, p, at.WEAR] = wear_cost(device.chemistry, state.soh_pct, packs[device.device_id].replacement_eur_per_kwh)
             circuit[0, p, 0], circuit[0, p, 3] = state.soc_pct / 100.0, state.temperature_c
             hours = device.nominal_energy_wh / device.max_discharge_power_w
             shown.append([
