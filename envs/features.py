@@ -199,6 +199,11 @@ def _calendar(clock: Clock) -> list[FloatArray]:
     return [part for share in angles for part in (np.sin(2 * np.pi * share), np.cos(2 * np.pi * share))]
 
 
+def published_until(data: Exogenous) -> IntArray:
+    """Row up to which (exclusive) day-ahead prices are published when each row begins, (N,)."""
+    return _known_until(clock_of(data), PUBLICATION_HOUR, len(data))
+
+
 def _known_until(clock: Clock, hour: int, n: int) -> IntArray:
     """Row up to which (exclusive) the values of days are known: this one's, and from `hour` on the next one's."""
     return np.minimum(np.where(clock.hour >= hour, clock.next_day_end, clock.day_end), n)

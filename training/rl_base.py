@@ -10,9 +10,7 @@ what is left at the end are the serving MPC's. Not here: adding the actor's part
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
 from itertools import product
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +22,7 @@ from core.pack import step_resistance_ohm
 from envs import variants as at
 from envs.data import Exogenous
 from envs.engine import Engine
-from envs.features import PUBLICATION_HOUR
+from envs.features import published_until
 from envs.residual import Decided
 from optimizer.dynamic import Lattice, lattice, rolling
 from training.rl_config import BaseConfig
@@ -84,7 +82,7 @@ def mpc_table(base: BaseConfig, engine: Engine) -> MpcTable:
     corners, weights, tables = _on_grid(stores, engine.dt_s)
     data, first, last = engine.part.exogenous, engine.features.first, engine.features.last
     steps = round(base.horizon_hours * 3600.0 / data.dt_s) - 1
-    known = known_until(data) if engine.config.information == "published" else np.arange(1, len(data) + 1)
+    known = published_until(data) if engine.config.information == "published" else np.arange(1, len(data) + 1)
     marginals = np.empty((last + 1 - first, len(tables), CELLS), dtype=np.float32)
     for begin in range(first, last + 1, CHUNK):
         rows = np.arange(begin, min(last + 1, begin + CHUNK))
@@ -98,20 +96,6 @@ def mpc_table(base: BaseConfig, engine: Engine) -> MpcTable:
         marginals=marginals, first=first, price=data.price_eur_per_kwh, hours=data.dt_s / 3600.0, corners=corners,
         weights=weights, stores=stores, curves=engine.variants.energy_share[engine.variants.pack[:, :, 3].astype(np.int64)],
     )  # fmt: skip
-
-
-def known_until(data: Exogenous) -> IntArray:
-    """Row up to which (exclusive) day-ahead prices are published at the beginning of each row: the local day's, from 13:00 on the
-    next one's; (N,)."""
-    zone, per_hour = ZoneInfo(data.timezone), round(3600.0 / data.dt_s)
-    found = np.empty(len(data), dtype=np.int64)
-    for first in range(0, len(data), per_hour):
-        local = (data.start + timedelta(seconds=data.dt_s * first)).astimezone(zone)
-        days = 2 if local.hour >= PUBLICATION_HOUR else 1
-        found[first : first + per_hour] = data.row(
-            datetime.combine(local.date() + timedelta(days=days), time(), zone).astimezone(UTC)
-        )
-    return np.minimum(found, len(data))
 
 
 def expected_prices(data: Exogenous, known: IntArray, rows: IntArray, steps: int) -> FloatArray:

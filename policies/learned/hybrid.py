@@ -28,7 +28,7 @@ from policies.base import Observation, PolicyUnableError
 from policies.learned.actor import Actor, ObservationLayout
 from policies.learned.artefact import Artefact
 from policies.learned.bounds import bounds_of
-from policies.learned.unforecast import INPUTS as UNFORECAST_LAYOUTS
+from policies.learned.layout import UNFORECAST_LAYOUTS
 from policies.learned.value import EnergyValuePolicy, check_chemistries, energy_value
 from policies.mpc import MpcPolicy, decision_of
 

@@ -31,6 +31,7 @@ UNFORECAST_LAYOUT = "energy-value-unforecast/1"
 CLOCK_LAYOUT = "energy-value-unforecast/2"
 RECENT_STEPS = (0, 1, 2, 3, 6, 9, 12)
 """Of `energy-value-unforecast/1`: prices so many steps back; then means of the last 24 hours, one by one."""
+UNFORECAST_LAYOUTS = (UNFORECAST_LAYOUT, CLOCK_LAYOUT)
 CLOCK_STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)
 """Of `energy-value-unforecast/2`: prices so many steps back, after the median of the running hour."""
 FLOOR_EUR_PER_KWH = 0.003

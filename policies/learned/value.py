@@ -19,10 +19,9 @@ from core.policy_record import PolicyRecord
 from optimizer.dynamic import non_increasing
 from policies.base import Observation, PolicyUnableError
 from policies.learned.artefact import Artefact
-from policies.learned.layout import FLOOR_EUR_PER_KWH, RESIDUAL_LAYOUT, VALUE_LAYOUT, value_features
+from policies.learned.layout import FLOOR_EUR_PER_KWH, RESIDUAL_LAYOUT, UNFORECAST_LAYOUTS, VALUE_LAYOUT, value_features
 from policies.learned.market import merit_order, offers_of
 from policies.learned.network import Mlp
-from policies.learned.unforecast import INPUTS as UNFORECAST_LAYOUTS
 from policies.learned.unforecast import UnforecastValue, unforecast_value
 
 FloatArray = NDArray[np.float64]

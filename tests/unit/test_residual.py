@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from core.errors import InputError
 from envs import variants as at
 from envs.data import Exogenous, whole
+from envs.features import published_until
 from envs.kernel import CASH, POTENTIAL, ROW, VARIANT, WEAR_COST
 from envs.residual import ResidualEngine, with_base
 from envs.vector import PackVectorEnv, SiteVectorEnv
 from optimizer.dynamic import lattice, rolling
-from training.rl_base import expected_prices, known_until, mpc_table
+from training.rl_base import expected_prices, mpc_table
 from training.rl_config import BaseConfig
 
 START = datetime(2020, 10, 18, 22, tzinfo=UTC)  # local midnight; a day of 25 hours follows within the week
@@ -43,7 +44,7 @@ def batch(count=6, information="published", pack=PACK, data=None, **config):
 
 def test_prices_are_known_to_the_end_of_the_local_day_and_from_13_on_of_the_next():
     data = world()
-    known = known_until(data)
+    known = published_until(data)
     for row in range(24 * 9):
         local = (START + timedelta(hours=row)).astimezone(ZoneInfo("Europe/Amsterdam"))
         end = local.replace(hour=0, minute=0) + timedelta(days=2 if local.hour >= 13 else 1)
@@ -55,7 +56,7 @@ def test_what_is_expected_is_what_the_environment_shows(information):
     made = batch(1, information, data=world(dt_s=1800.0))
     engine = made.engine
     data = engine.part.exogenous
-    known = known_until(data) if information == "published" else np.arange(1, len(data) + 1)
+    known = published_until(data) if information == "published" else np.arange(1, len(data) + 1)
     rows = np.arange(engine.features.first, engine.features.last - 60)
     expected = expected_prices(data, known, rows, 48).reshape(len(rows), 24, 2).mean(axis=2)
     columns = [engine.layout.index[f"price_ahead_{k + 1}h"] for k in range(24)]
@@ -83,7 +84,7 @@ def direct(engine, row, level, horizon_h=24):
         charge_steps=60,
     )
     assert wear == pytest.approx(2.0 * pack[at.WEAR])
-    known = known_until(data)
+    known = published_until(data)
     steps = horizon_h - 1
     ahead = expected_prices(data, known, np.array([row]), steps)
     mean = (data.price_eur_per_kwh[row] + ahead.sum()) / (1 + steps)
@@ -129,7 +130,7 @@ def test_packs_that_differ_lie_between_their_neighbours_and_earn_what_their_own_
     assert table.marginals.shape[1] > 8
     np.testing.assert_allclose(table.weights.sum(axis=2), 1.0)
     assert (np.diff(table.marginals, axis=2) <= 1e-5).all()
-    data, known = engine.part.exogenous, known_until(engine.part.exogenous)
+    data, known = engine.part.exogenous, published_until(engine.part.exogenous)
     row = np.array([engine.features.first + 5])
     ahead = expected_prices(data, known, row, 23)
     mean = (data.price_eur_per_kwh[row] + ahead.sum(axis=1)) / 24
