@@ -241,11 +241,7 @@ def _train_value(read: Read, folder: Path) -> None:
     from training.value_network import train_value
 
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
-    if any(folder.glob("seed-*")):
-        raise InputError(
-            source="command line", field="--run-dir", value=str(folder), expected="a directory without a run of PPO or SAC"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    _without_seeds(folder)
     with _progress() as bars:
         tasks: dict[str, Any] = {}
 
@@ -276,11 +272,7 @@ def _train_chain(read: Read, folder: Path) -> None:
         for name, file in config.data.files().items()
     }
     config = config.model_copy(update={"data": config.data.model_copy(update=files)})
-    if any(folder.glob("seed-*")):
-        raise InputError(
-            source="command line", field="--run-dir", value=str(folder), expected="a directory without a run of PPO or SAC"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    _without_seeds(folder)
     with _progress() as bars:
         tasks: dict[str, Any] = {}
 
@@ -291,6 +283,15 @@ def _train_chain(read: Read, folder: Path) -> None:
 
         artefact = train_chain(config, read.origin, folder, told)
     _written(read, config, folder, artefact)
+
+
+def _without_seeds(folder: Path) -> None:
+    """Make a run's directory. InputError where one of PPO or SAC is in it, which is made by seeds."""
+    if any(folder.glob("seed-*")):
+        raise InputError(
+            source="command line", field="--run-dir", value=str(folder), expected="a directory without a run of PPO or SAC"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _written(read: Read, config: BaseModel, folder: Path, artefact: Artefact) -> None:

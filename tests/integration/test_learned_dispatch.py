@@ -54,8 +54,12 @@ def runner():
 
 @pytest.fixture
 def site(stores):
-    """The demo's site with nine days of prices behind it."""
-    config = load_site(stores.pg, SITE_FILE)
+    return furnished(stores, SITE_FILE)
+
+
+def furnished(stores, site_file):
+    """A site with nine days of prices behind it, packs half full, predictions."""
+    config = load_site(stores.pg, site_file)
     start, hours = NOW - timedelta(days=9), 24 * 11
     flat = np.ones(hours)
     price = 0.10 + 0.08 * np.sin(np.arange(hours) / 24 * 2 * np.pi)

@@ -12,19 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from chain_cases import CHAIN, artefact
-from test_learned_dispatch import NOW, passed_over, register, tick
+from test_learned_dispatch import NOW, furnished, passed_over, register, tick
 
-from core.pack import Pack
 from core.series import Series
-from core.twin import predict
 from serving.cli import main
-from serving.dispatch.inputs import AMBIENT, GRID_IMPORT, LOAD_ACTUAL, LOAD_FORECAST, PRICE, PV_ACTUAL, PV_FORECAST
+from serving.dispatch.inputs import GRID_IMPORT, LOAD_ACTUAL, PV_ACTUAL
 from serving.dispatch.runner import ProcessRunner
-from serving.site_loader import load_site
-from stores.mongo.predictions import write_predictions
-from stores.mongo.telemetry import insert_telemetry, pack_document
 from stores.postgres.decisions import last_decision
-from stores.postgres.devices import list_devices
 from stores.postgres.policies import ranked_policies
 from stores.postgres.series import write_series
 from training.artefacts import write_artefact
@@ -44,26 +38,12 @@ def site(stores, tmp_path):
     """The demo's site with a peak price, nine days of prices behind it, and a day and a half of measured load."""
     path = tmp_path / "peak.yaml"
     path.write_text(DEMO.read_text().replace("peak_price_eur_per_kw: 0.0", "peak_price_eur_per_kw: 80.0"))
-    config = load_site(stores.pg, path)
-    start, hours = NOW - timedelta(days=9), 24 * 11
-    flat = np.ones(hours)
-    price = 0.10 + 0.08 * np.sin(np.arange(hours) / 24 * 2 * np.pi)
-    for name, values in ((PRICE, price), (LOAD_FORECAST, 2e4 * flat), (PV_FORECAST, 0 * flat), (AMBIENT, 20 * flat)):
-        write_series(stores.pg, config.site_id, Series(name, start, 3600.0, values), start)
+    config = furnished(stores, path)
     measured = NOW - timedelta(hours=36)
     load = np.full(36 * 4, 21e3)
     load[-1] = 34e3
     for name, values in ((LOAD_ACTUAL, load), (PV_ACTUAL, 0 * load), (GRID_IMPORT, load)):
         write_series(stores.pg, config.site_id, Series(name, measured, 900.0, values), measured)
-    documents, predictions = [], []
-    for pack, device in zip(config.packs, list_devices(stores.pg, config.site_id), strict=True):
-        simulated = Pack(device, soc_pct=50.0, soh_pct=pack.soh_pct, temperature_c=22.0, ambient_c=20.0)
-        state = simulated.state(NOW - timedelta(seconds=10))
-        documents.append(pack_document(state, site_id=config.site_id, firmware="1.0"))
-        begin = NOW - timedelta(seconds=900)
-        predictions.append(predict(device, state, np.zeros(26 * 4), dt_s=900.0, start=begin, ambient_c=20.0))
-    insert_telemetry(stores.mongo, documents)
-    write_predictions(stores.mongo, predictions)
     return config
 
 
